@@ -1,0 +1,136 @@
+"""What a driver is. The agent's core knows these Protocols and outcomes, and no make of device.
+
+An expected failure is returned, never raised: a device that is gone, hangs, answers garbage or says no is daily life.
+Every call ends within the driver's deadline, whatever the device does. A capability is a Protocol that a driver class
+implements or does not: unsupported is not failed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+
+class DeviceState(StrEnum):
+    """What a miner is doing, by what it reports of itself. `UNKNOWN` where it does not say: never assume it hashes."""
+
+    RUNNING = "running"
+    STARTING = "starting"
+    STOPPED = "stopped"
+    """Sleeping or paused by command, its control board up."""
+    TRIPPED = "tripped"
+    """Stopped by its own protection."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinerReading:
+    """One reading of one miner. None is unknown; no field is ever a default that looks like a measurement."""
+
+    state: DeviceState
+    power_w: int | None = None
+    hashrate_ghs: int | None = None
+    inlet_temp_mc: int | None = None
+    chip_temp_mc: int | None = None
+    """The hottest chip or board sensor the device reports."""
+    power_limit_w: int | None = None
+    errors: tuple[str, ...] = ()
+
+
+class Failure(StrEnum):
+    """Why a device could not be reached."""
+
+    TIMEOUT = "timeout"
+    CONNECT = "connect"
+    CLOSED = "closed"
+    GARBAGE = "garbage"
+    """It answered something that is not its protocol."""
+    OVERSIZED = "oversized"
+    AUTH = "auth"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The device said yes. Not proof: only measured power is."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The device answered and said no."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """No usable answer within the deadline."""
+
+    failure: Failure
+    detail: str = ""
+
+
+Outcome = Applied | Refused | Unreachable
+
+
+class Miner(Protocol):
+    """Any ASIC miner: it can be read."""
+
+    async def read(self) -> MinerReading | Unreachable: ...
+
+    async def close(self) -> None:
+        """Drop sessions and connections, if it holds any."""
+        ...
+
+
+@runtime_checkable
+class Curtailable(Protocol):
+    """A miner that can be stopped and brought back to the mode it had before."""
+
+    async def stop(self) -> Outcome:
+        """Stop hashing, control board up. Idempotent: a stopped miner answers Applied."""
+        ...
+
+    async def resume(self) -> Outcome:
+        """Back to the PREVIOUS mode or profile. Idempotent: a running miner answers Applied."""
+        ...
+
+
+@runtime_checkable
+class PowerLimited(Protocol):
+    """A miner whose power can be set while it runs, without a reboot."""
+
+    @property
+    def power_range_w(self) -> tuple[int, int]:
+        """Least and most power that may be asked for."""
+        ...
+
+    async def set_power_w(self, power_w: int) -> Outcome: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterReading:
+    """One reading of one electrical meter. Import is positive."""
+
+    power_w: int | None
+    energy_import_wh: int | None = None
+    voltage_mv: int | None = None
+    frequency_mhz: int | None = None
+
+
+class Meter(Protocol):
+    """An electrical meter."""
+
+    async def read(self) -> MeterReading | Unreachable: ...
+
+    async def close(self) -> None: ...
+
+
+class Sensor(Protocol):
+    """A temperature sensor. Readings are thousandths of a degree Celsius."""
+
+    async def read_mc(self) -> int | Unreachable: ...
+
+    async def close(self) -> None: ...
