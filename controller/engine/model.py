@@ -1,0 +1,204 @@
+"""What a decision is made from and what it is: immutable, serialisable, and nothing else.
+
+The controller folds reports, prices, signals and overrides into one `Snapshot`; `decide(snapshot, params)` turns it into
+a `Decision`. Both are journalled as their JSON, and replaying the one must give the other byte for byte.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from contract.messages import Name, Nameplate, Report, ShedStep, Wire, Workload
+from contract.reasons import DecisionReason
+from contract.units import DurationMs, PowerW, SignedPowerW, TimeMs, UsdPerMwh
+
+MODEL_VERSION: Final = 1
+
+Text = Annotated[str, Field(max_length=400)]
+Key = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class EnergyPrice(Wire):
+    """What the site's next megawatt-hour costs, as known when the snapshot was taken."""
+
+    usd_per_mwh: UsdPerMwh | None
+    """Of the interval now running; None where no fresh price is known."""
+    age_ms: DurationMs | None = None
+    """Since the end of the last interval the price is known for; 0 while that interval runs."""
+    interval_start_ms: TimeMs | None = None
+    interval_ms: DurationMs | None = None
+    feed: str = ""
+
+
+class HashPrice(Wire):
+    """What hashing earns."""
+
+    usd_per_ph_day: Annotated[float, Field(ge=0, le=1e6)] | None
+    age_ms: DurationMs | None = None
+    feed: str = ""
+
+
+class Obligation(Wire):
+    """A curtailment that is due: the main meter at or below `target_w` from `starts_at_ms` until `ends_at_ms`."""
+
+    id: Key
+    site: Name
+    target_w: PowerW
+    """What the main meter may show. For a reduction: the baseline minus the reduction, fixed when the signal came."""
+    baseline_w: SignedPowerW | None = None
+    reduce_w: PowerW | None = None
+    received_at_ms: TimeMs
+    starts_at_ms: TimeMs
+    ends_at_ms: TimeMs
+    notice_ms: DurationMs = 0
+    """How long before the start the site was told."""
+    firm_too: bool = False
+    """A legal order (emergency load shed): firm HPC work may be cut for it as well."""
+
+
+class OverrideKind(StrEnum):
+    """What ops may impose, strongest first."""
+
+    EMERGENCY_STOP = "emergency_stop"
+    """Everything in the target down at once, firm work included."""
+    LOCKOUT = "lockout"
+    """The target stays down until this is lifted; for people working on it."""
+    CAP = "cap"
+    """The target draws at most `value_w`. Caps combine by minimum."""
+    FLOOR = "floor"
+    """The target draws at least `value_w` where every stronger rule allows it."""
+    HOLD = "hold"
+    """The target keeps what it does."""
+    FORCE_HASH = "force_hash"
+    FORCE_HPC = "force_hpc"
+
+
+class Override(Wire):
+    """One override in force. `feeder` or `bank` narrow it; with neither it covers the site."""
+
+    id: Key
+    kind: OverrideKind
+    site: Name
+    feeder: Name | None = None
+    bank: Name | None = None
+    value_w: PowerW | None = None
+    starts_at_ms: TimeMs
+    ends_at_ms: TimeMs | None
+    reason: Text
+    created_by: Text = ""
+    created_at_ms: TimeMs
+
+
+class PreviousSetpoint(Wire):
+    """What the last decision gave a bank, and since when it has stood."""
+
+    bank: Name
+    target_w: PowerW
+    reason: DecisionReason
+
+
+class SiteSnapshot(Wire):
+    """All that is known of one site at the moment of a decision."""
+
+    site: Name
+    nameplate: Nameplate
+    online: bool
+    report: Report | None
+    report_age_ms: DurationMs | None
+    """Since the report arrived, on the controller's monotonic clock; add it to every age inside the report."""
+    energy: EnergyPrice
+    hashprice: HashPrice
+    obligations: tuple[Obligation, ...] = ()
+    """Those not yet over, upcoming ones included, by id."""
+    overrides: tuple[Override, ...] = ()
+    """Those in force now, by id."""
+    previous: tuple[PreviousSetpoint, ...] = ()
+
+
+class Snapshot(Wire):
+    """The one thing a decision reads. `sites` is sorted by id."""
+
+    model_version: Literal[1] = MODEL_VERSION
+    at_ms: TimeMs
+    sites: tuple[SiteSnapshot, ...]
+
+
+class Stance(StrEnum):
+    """What a hash bank does while no price is known."""
+
+    HOLD = "hold"
+    RUN = "run"
+    STOP = "stop"
+
+
+class Params(Wire):
+    """How decisions are made. Journalled with every decision."""
+
+    stale_report_ms: DurationMs = 30_000
+    """Older data never raises power."""
+    stale_price_ms: DurationMs = 20 * 60_000
+    stale_hashprice_ms: DurationMs = 3 * 24 * 3_600_000
+    unknown_price: Stance = Stance.HOLD
+    hysteresis_usd_per_mwh: Annotated[float, Field(ge=0, le=10_000)] = 3.0
+    """A running bank stays up until the price is this far above its break-even; a stopped one until this far below."""
+    start_payback_ms: DurationMs = 30 * 60_000
+    """The run a start must pay for itself within, at the present margin."""
+    cap_margin_milli: Annotated[int, Field(ge=0, le=500)] = 10
+    """Planned power stays this many thousandths below a cap, for what cannot be steered."""
+    lease_ms: DurationMs = 150_000
+    obligation_lead_ms: DurationMs = 120_000
+    """How long before an obligation's start the shed begins, beyond what the ramps need."""
+
+
+class BankDecision(Wire):
+    """What one bank is to do, and why."""
+
+    bank: Name
+    workload: Workload
+    target_w: PowerW
+    reason: DecisionReason
+    cause: Text = ""
+    """The id of the obligation, override, limit or interlock behind it."""
+    value_usd_per_mwh: float | None = None
+    """What this bank's next megawatt-hour earns at the main meter; for hashing, its break-even price."""
+
+
+class Shortfall(Wire):
+    """A limit or obligation that cannot be met, said before it is due."""
+
+    kind: Literal["site_cap", "feeder", "cooling", "obligation", "firm_load", "floor"]
+    id: Text
+    short_w: PowerW
+    detail: Text = ""
+
+
+class SiteDecision(Wire):
+    """The dispatch of one site for the minute."""
+
+    site: Name
+    banks: tuple[BankDecision, ...]
+    """By bank id; every bank of the nameplate."""
+    shed_ladder: tuple[ShedStep, ...]
+    cap_w: PowerW | None
+    """The tightest cap in force at the main meter."""
+    obligation: Key | None
+    urgent: bool
+    """The fast path: it lowers power for an obligation, an emergency stop or a cap."""
+    planned_w: PowerW
+    """Expected at the main meter when the setpoints are reached."""
+    margin_usd_per_h: float | None
+    """Revenue minus energy of the dispatch; None where no price is known."""
+    shortfalls: tuple[Shortfall, ...] = ()
+    sentence: Annotated[str, Field(max_length=1_000)]
+    """Why this, now, in one sentence an operator can read."""
+
+
+class Decision(Wire):
+    """The outcome of one `decide`. `sites` is sorted by id."""
+
+    model_version: Literal[1] = MODEL_VERSION
+    at_ms: TimeMs
+    sites: tuple[SiteDecision, ...]
