@@ -96,26 +96,3 @@ class AsicPort(Protocol):
     def wake(self) -> None: ...
     def set_power_limit(self, power_w: int) -> None: ...
     def reboot(self) -> None: ...
-
-
-class JobPort(Protocol):
-    """One job of a simulated HPC partition."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def state(self) -> str:
-        """`PENDING`, `RUNNING`, `SUSPENDED` (stopped in place) or `COMPLETED`."""
-        ...
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """The nodes it holds; empty while pending."""
-        ...
-
-
-class PartitionPort(Protocol):
-    """A simulated HPC partition as its scheduler sees it."""
-
-    @property
-    def name(self) -> str: ...

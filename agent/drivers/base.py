@@ -7,9 +7,12 @@ implements or does not: unsupported is not failed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
+
+from contract.messages import Job
 
 
 class DeviceState(StrEnum):
@@ -132,5 +135,37 @@ class Sensor(Protocol):
     """A temperature sensor. Readings are thousandths of a degree Celsius."""
 
     async def read_mc(self) -> int | Unreachable: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionFacts:
+    """One reading of one HPC partition from its scheduler."""
+
+    nodes_up: int
+    nodes_busy: int
+    """Nodes with a running or frozen job."""
+    admitting: bool
+    jobs: tuple[Job, ...]
+    """Pending, running and frozen jobs of the partition."""
+
+
+class Partition(Protocol):
+    """One partition of an HPC scheduler. Wattshift undoes only what it did: an operator's own hold is left as found."""
+
+    async def read(self) -> PartitionFacts | Unreachable: ...
+
+    async def set_admission(self, admitting: bool) -> Outcome:
+        """Let pending jobs start, or block new starts."""
+        ...
+
+    async def freeze(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
+        """Stop jobs in place, their nodes held so that nothing backfills. An outcome for every job named."""
+        ...
+
+    async def thaw(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
+        """Let frozen jobs go on."""
+        ...
 
     async def close(self) -> None: ...

@@ -11,9 +11,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from contract.messages import Name, Nameplate, Report, ShedStep, Wire, Workload
+from contract.messages import Nameplate, Report, ShedStep, Wire, Workload
 from contract.reasons import DecisionReason
-from contract.units import DurationMs, PowerW, SignedPowerW, TimeMs, UsdPerMwh
+from contract.units import DurationMs, Name, PowerW, SignedPowerW, TimeMs, UsdPerMwh
 
 MODEL_VERSION: Final = 1
 
