@@ -1,0 +1,48 @@
+# Everything goes into .venv; nothing else is needed first but python3.11 (or newer), make and, for real brokers in the
+# tests, the right to install Debian packages.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench docs clean system-packages
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready  ## create .venv with everything in it
+
+$(VENV)/.ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: python3.11 or newer is needed on PATH (or: make PYTHON=/path/to/python3.11)"; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11"; exit 2; }
+	@echo "setting up $(VENV) (a minute or two, once)"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup  ## run the main job here: broker, controller, two simulated hybrid sites (ARGS="--for 60s --json")
+	@$(BIN)/wattshift demo $(ARGS)
+
+system-packages:  # Mosquitto for the tests that need a real broker; a named skip where it may not be installed
+	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || deploy/install-test-packages || true
+
+test: setup system-packages  ## linters, types, import layers and the whole test suite
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+check: setup  ## ruff, mypy --strict, import layers, generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache 2>&1 | tail -n 12
+	@$(BIN)/python -m contract.asyncapi --check
+
+format: setup  ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
+
+bench: setup system-packages  ## every benchmark, short form; each prints one JSON object as its last line
+	@for name in poll shed latency ingest; do echo "== bench.$$name"; $(BIN)/python -m bench.$$name $(ARGS) || exit 1; done
+
+clean:  ## remove .venv and caches
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
