@@ -1,0 +1,21 @@
+"""HPC schedulers: one line per driver. A factory takes the bank's `[banks.scheduler]` options from the config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from agent.drivers.base import Partition
+from agent.drivers.schedulers.slurm_rest import SlurmRestPartition
+from contract.clock import Clock
+
+
+class PartitionFactory(Protocol):
+    """Makes a partition driver. Raises `pydantic.ValidationError` for options that do not fit."""
+
+    def __call__(self, options: Mapping[str, Any], *, deadline_s: float, clock: Clock) -> Partition: ...
+
+
+REGISTRY: Final[Mapping[str, PartitionFactory]] = {
+    "slurm_rest": SlurmRestPartition.from_options,
+}
