@@ -3,12 +3,12 @@
 What REST can do there, and what this driver does with it:
 
 * read      `GET /jobs` and `GET /nodes`
-* freeze    `DELETE /job/{id}?signal=STOP`; the job stays RUNNING and keeps its nodes, so nothing backfills
+* freeze    `DELETE /job/{id}?signal=STOP`; the job turns STOPPED and keeps its nodes, so nothing backfills
 * thaw      `DELETE /job/{id}?signal=CONT`
 * admission `POST /job/{id}` with `{"hold": true|false}` on the pending jobs; REST has no partition writes
 
-Slurm does not tell a stopped job from a running one, so the driver remembers what it froze and what it held (`memory`
-carries that over a restart of the agent) and undoes only that: a job an operator held stays held.
+Slurm does not say who stopped or held a job, so the driver remembers what it froze and what it held (`memory` carries
+that over a restart of the agent) and undoes only that: a job an operator held stays held.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ IN_FLIGHT: Final = 16
 _UP_STATES: Final = frozenset({"idle", "allocated", "mixed", "completing", "planned", "reserved"})
 _OUT_FLAGS: Final = frozenset({"DRAIN", "NOT_RESPONDING", "POWERED_DOWN", "POWERING_DOWN", "FAIL", "MAINTENANCE"})
 _RUNNING: Final = frozenset({"RUNNING", "COMPLETING", "CONFIGURING"})
+_STOPPED: Final = frozenset({"STOPPED", "SUSPENDED"})
 
 
 class SlurmRestOptions(BaseModel):
@@ -171,8 +172,8 @@ class SlurmRestPartition:
                 return None  # held by its owner or an operator: it cannot start, so it wants no power
             phase = JobState.PENDING
         elif state in _RUNNING:
-            phase = JobState.FROZEN if job_id in self._frozen else JobState.RUNNING
-        elif state == "SUSPENDED":
+            phase = JobState.RUNNING
+        elif state in _STOPPED:
             phase = JobState.FROZEN
         else:
             return None
