@@ -244,7 +244,7 @@ class Job(Wire):
     """What it draws, or would draw, above idle nodes."""
     value_usd_per_node_h: Annotated[float, Field(ge=0, le=1e6)]
     firm: bool = False
-    """Firm jobs are contracted: touched only by interlock, emergency stop or an obligation that nothing else can meet."""
+    """Contracted: touched only by interlock, emergency stop or an obligation that nothing else can meet."""
     remaining_ms: DurationMs | None = None
     deadline_ms: TimeMs | None = None
     checkpoint_every_ms: DurationMs | None = None

@@ -1,0 +1,388 @@
+"""The `Bus` over MQTT 3.1.1, by aiomqtt. The only module that imports the MQTT library.
+
+Choices that are not obvious, each bought with a measured fault:
+
+- A new `Client` for every connection. A client that is entered again delivers publishes that had been reported as
+  failed, and this protocol is level, not edge: what was queued when the link went down is stale and is thrown away.
+- TCP_NODELAY, here and in the broker: without it Nagle's algorithm and delayed acknowledgement add 40 to 80 ms.
+- The library's message iterator costs one task per message and its bounded queue drops the newest. `_Inbox` takes
+  the queue's place through the public `queue_type`, drops the oldest and is emptied in slices.
+- A publish that is not acknowledged in time ends the connection: a broker that does not answer is as good as gone.
+- MQTT 3.1.1 gives a client no way to limit the size of what it is sent; the broker does (`message_size_limit`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final, Literal, Never, cast
+
+import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.reasoncodes import ReasonCode
+
+from contract.bus import BusStats, Inbound, Will
+from contract.mqtt_settings import MqttSettings, MqttTls, Secrets, read_secrets
+
+__all__ = ["MqttBus", "MqttSettings", "MqttTls"]
+
+_LOG = logging.getLogger(__name__)
+_LIBRARY_LOG = logging.getLogger(f"{__name__}.library")
+_LIBRARY_LOG.setLevel(logging.CRITICAL)  # its faults reach us as exceptions, and are logged here once an outage
+
+_QOS: Final = 1
+_PUBLISHERS: Final = 20
+"""Publishes on their way at once; also what Mosquitto and paho allow in flight by default."""
+_SLICE_S: Final = 0.005
+"""How long handlers run before the loop, and with it the socket, gets its turn."""
+_FAILURE: Final = 0x80
+"""The SUBACK return codes from here on mean refusal."""
+_DRAIN_S: Final = 1.0
+"""How long a clean end waits for what is already queued, such as the farewell status."""
+_CLOSE_S: Final = 0.5
+_CONNECT_BLOCKS_S: Final = 6.0
+"""Longer than the library's own limit of 5 s on a blocked TCP connect, which runs in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How one connection, or the attempt at one, came to its end."""
+
+    kind: Literal["network", "refused"]
+    reason: str
+    up_s: float | None = None
+    """How long the link was up; None where it never was."""
+
+
+class MqttBus:
+    """A `Bus` over MQTT 3.1.1. One event loop, one `run` at a time; `publish` is called on that loop's thread."""
+
+    def __init__(self, settings: MqttSettings, chance: Random) -> None:
+        self._settings = settings
+        self._chance = chance
+        self._outbox: _Outbox | None = None  # stands only while the link is up
+        self._running = False
+        self._short_lives = 0
+        self._connects = self._published = self._publish_dropped = self._received = self._receive_dropped = 0
+
+    @property
+    def connected(self) -> bool:
+        return self._outbox is not None
+
+    @property
+    def stats(self) -> BusStats:
+        return BusStats(
+            connects=self._connects,
+            published=self._published,
+            publish_dropped=self._publish_dropped,
+            received=self._received,
+            receive_dropped=self._receive_dropped,
+        )
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Queue one message; see `Bus.publish`. What the link's end leaves unacknowledged counts as dropped too."""
+        if self._outbox is not None and self._outbox.offer(topic, payload, retain):
+            return True
+        self._publish_dropped += 1
+        return False
+
+    async def run(
+        self,
+        subscriptions: Sequence[str],
+        on_message: Callable[[Inbound], None],
+        on_up: Callable[[], None],
+        on_down: Callable[[str], None],
+        *,
+        will: Will | None = None,
+    ) -> None:
+        """Hold the link until cancelled; see `Bus.run`. The will is published retained.
+
+        Cancelling sends what is queued (at most a second), then disconnects, so that no will is published; `on_down`
+        is not called for that. A handler that raises is a bug and ends `run` with its exception.
+        """
+        if self._running:
+            raise RuntimeError("this bus is already running")
+        self._running = True
+        try:
+            await self._hold(_Handlers(tuple(subscriptions), on_message, on_up, on_down, will))
+        finally:
+            self._running = False
+
+    async def _hold(self, handlers: _Handlers) -> None:
+        attempt = 0
+        logged: set[str] = set()  # what this outage has already been logged for
+        while True:
+            end = await self._session(handlers)
+            if end.up_s is not None:
+                logged.clear()
+                stable = end.up_s >= 2 * self._settings.backoff_cap_s
+                attempt = self._short_lives = 0 if stable else self._short_lives + 1
+                end = self._name_the_rival(end)
+                handlers.on_down(end.reason)
+            if end.kind not in logged:
+                logged.add(end.kind)
+                _LOG.warning("%s:%d: %s", self._settings.host, self._settings.port, end.reason)
+            await asyncio.sleep(self._backoff_s(attempt))
+            attempt += 1
+
+    def _backoff_s(self, attempt: int) -> float:
+        """Full jitter, so that a fleet that lost its broker does not come back as one."""
+        ceiling = self._settings.backoff_base_s * 2.0 ** min(attempt, 16)
+        return self._chance.uniform(0.0, min(self._settings.backoff_cap_s, ceiling))
+
+    def _name_the_rival(self, end: _End) -> _End:
+        """A broker that drops us again and again just after connecting has most likely a second client of our name.
+
+        MQTT 3.1.1 gives no reason with a take-over. Because a short life does not reset the backoff, the two
+        throw each other out ever more rarely.
+        """
+        if self._short_lives < 2:
+            return end
+        hint = f"{self._short_lives} short connections in a row: does another client use {self._settings.identifier!r}?"
+        return _End(end.kind, f"{end.reason}; {hint}", end.up_s)
+
+    async def _session(self, handlers: _Handlers) -> _End:
+        """One connection from its first packet to its last."""
+        loop = asyncio.get_running_loop()
+        try:
+            secrets = await asyncio.to_thread(read_secrets, self._settings)
+        except (OSError, ValueError) as fault:
+            return _End("refused", f"cannot read the password or certificates: {fault}")
+        inbox = _Inbox(self._settings.inbox_messages, self._settings.inbox_bytes, self._count_inbound)
+        client = _new_client(self._settings, secrets, inbox, handlers.will)
+        up_at: float | None = None
+        try:
+            await _open(client)
+            await _subscribe(client, handlers.subscriptions)
+            up_at = loop.time()
+            await self._serve(client, inbox, handlers)
+        except aiomqtt.MqttError as fault:
+            refused = isinstance(fault, MqttConnectError | _SubscriptionRefusedError)
+            up_s = None if up_at is None else loop.time() - up_at
+            lost = f"lost after {up_s:.1f} s" if up_s is not None else "refused" if refused else "no connection"
+            return _End("refused" if refused else "network", f"{lost}: {fault}", up_s)
+        finally:
+            self._outbox = None
+            await _close(client)
+
+    async def _serve(self, client: aiomqtt.Client, inbox: _Inbox, handlers: _Handlers) -> Never:
+        """The link is up. Returns only by raising: `MqttError` on loss, `CancelledError` on a clean end."""
+        outbox = self._outbox = _Outbox(self._settings.outbox_messages, self._settings.outbox_bytes)
+        self._connects += 1
+        _LOG.info("%s:%d: connected as %s", self._settings.host, self._settings.port, self._settings.identifier)
+        handlers.on_up()
+        tasks = [
+            asyncio.create_task(_watch(client)),
+            asyncio.create_task(inbox.deliver(handlers.on_message)),
+            *(asyncio.create_task(self._send(client, outbox)) for _ in range(_PUBLISHERS)),
+        ]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+            raise AssertionError("these tasks end only by raising")
+        except asyncio.CancelledError:
+            emptied = asyncio.create_task(outbox.emptied())
+            await asyncio.wait([emptied, *tasks], timeout=_DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+            tasks.append(emptied)
+            raise
+        finally:
+            self._outbox = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._publish_dropped += outbox.unacknowledged
+
+    async def _send(self, client: aiomqtt.Client, outbox: _Outbox) -> None:
+        """One of a few publishers. Order is kept: a message is handed to the socket in the step that takes it."""
+        while True:
+            topic, payload, retain = await outbox.take()
+            await client.publish(topic, payload, qos=_QOS, retain=retain)
+            outbox.done(payload)
+            self._published += 1
+
+    def _count_inbound(self, dropped: int) -> None:
+        self._received += 1
+        self._receive_dropped += dropped
+
+
+@dataclass(frozen=True, slots=True)
+class _Handlers:
+    """What `run` was given."""
+
+    subscriptions: tuple[str, ...]
+    on_message: Callable[[Inbound], None]
+    on_up: Callable[[], None]
+    on_down: Callable[[str], None]
+    will: Will | None
+
+
+class _SubscriptionRefusedError(aiomqtt.MqttError):
+    """The broker answered a subscription with a failure code, as an ACL makes it."""
+
+
+class _Inbox(asyncio.Queue[aiomqtt.Message]):
+    """Takes the place of the library's queue: bounded in messages and bytes, drops the oldest, counts.
+
+    Emptied by `deliver` and not through `get`, which therefore waits for ever: the library's iterator is then
+    nothing but the sign that the link was lost.
+    """
+
+    def __init__(self, limit_messages: int, limit_bytes: int, count: Callable[[int], None]) -> None:
+        super().__init__()
+        self._limit_messages = limit_messages
+        self._limit_bytes = limit_bytes
+        self._count = count
+        self._held: deque[aiomqtt.Message] = deque()
+        self._held_bytes = 0
+        self._arrivals = 0
+        self._filled = asyncio.Event()
+
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        self._held.append(item)
+        self._held_bytes += len(item.payload)
+        dropped = 0
+        while len(self._held) > 1 and self._is_over():
+            self._pop()
+            dropped += 1
+        self._arrivals += 1
+        self._count(dropped)
+        self._filled.set()
+
+    async def get(self) -> aiomqtt.Message:
+        await asyncio.Event().wait()
+        raise AssertionError("waits for ever")
+
+    async def deliver(self, on_message: Callable[[Inbound], None]) -> None:
+        """Hand every message to the handler, in order, a slice of time at once."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._filled.wait()
+            slice_ends = loop.time() + _SLICE_S
+            while self._held:
+                message = self._pop()
+                on_message(Inbound(message.topic.value, message.payload, message.retain))
+                if loop.time() >= slice_ends:
+                    break
+            if self._held:
+                await self._read_first()
+            else:
+                self._filled.clear()
+
+    async def _read_first(self) -> None:
+        """Let the socket be emptied before the handler goes on.
+
+        Else the backlog of a slow handler would stand in the broker, which drops the newest and keeps the stale.
+        """
+        for _ in range(self._limit_messages):
+            before = self._arrivals
+            for _ in range(3):  # one round to see that the socket is readable, one to read it, one to spare
+                await asyncio.sleep(0)
+            if self._arrivals == before:
+                return
+
+    def _is_over(self) -> bool:
+        return len(self._held) > self._limit_messages or self._held_bytes > self._limit_bytes
+
+    def _pop(self) -> aiomqtt.Message:
+        message = self._held.popleft()
+        self._held_bytes -= len(message.payload)
+        return message
+
+
+class _Outbox:
+    """What one connection has still to send. Bounded in messages and bytes; thrown away with the connection."""
+
+    def __init__(self, limit_messages: int, limit_bytes: int) -> None:
+        self._queue: asyncio.Queue[tuple[str, bytes, bool]] = asyncio.Queue()
+        self._limit_messages = limit_messages
+        self._room_bytes = limit_bytes
+        self.unacknowledged = 0
+
+    def offer(self, topic: str, payload: bytes, retain: bool) -> bool:
+        if self.unacknowledged >= self._limit_messages or len(payload) > self._room_bytes:
+            return False
+        self._room_bytes -= len(payload)
+        self.unacknowledged += 1
+        self._queue.put_nowait((topic, payload, retain))
+        return True
+
+    async def take(self) -> tuple[str, bytes, bool]:
+        return await self._queue.get()
+
+    def done(self, payload: bytes) -> None:
+        self._room_bytes += len(payload)
+        self.unacknowledged -= 1
+        self._queue.task_done()
+
+    async def emptied(self) -> None:
+        await self._queue.join()
+
+
+def _new_client(settings: MqttSettings, secrets: Secrets, inbox: _Inbox, will: Will | None) -> aiomqtt.Client:
+    def the_inbox(maxsize: int) -> asyncio.Queue[aiomqtt.Message]:  # noqa: ARG001  the inbox has bounds of its own
+        return inbox
+
+    client = aiomqtt.Client(
+        settings.host,
+        settings.port,
+        identifier=settings.identifier,
+        username=settings.username,
+        password=secrets.password,
+        tls_context=secrets.tls,
+        protocol=aiomqtt.ProtocolVersion.V311,
+        clean_session=True,
+        keepalive=settings.keepalive_s,
+        timeout=settings.timeout_s,
+        will=aiomqtt.Will(will.topic, will.payload, qos=_QOS, retain=True) if will else None,
+        queue_type=cast("type[asyncio.Queue[aiomqtt.Message]]", the_inbox),
+        max_inflight_messages=_PUBLISHERS,
+        socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+        logger=_LIBRARY_LOG,
+    )
+    client.pending_calls_threshold = _PUBLISHERS
+    return client
+
+
+async def _open(client: aiomqtt.Client) -> None:
+    """Connect. The library connects in a thread that cannot be cancelled, so a cancelled connect is seen out first.
+
+    Left alone it would succeed later, as a client of our name that nobody owns.
+    """
+    opening = asyncio.create_task(client.__aenter__())
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening], timeout=_CONNECT_BLOCKS_S)
+        opening.cancel()
+        raise
+
+
+async def _subscribe(client: aiomqtt.Client, subscriptions: tuple[str, ...]) -> None:
+    """Subscribe to all in one packet. A refusal, which is silent in the library, ends the connection."""
+    if not subscriptions:
+        return
+    granted = await client.subscribe([(topic, _QOS) for topic in subscriptions])
+    codes = [code.value if isinstance(code, ReasonCode) else code for code in granted]
+    for topic, code in zip(subscriptions, codes, strict=True):
+        if code >= _FAILURE:
+            raise _SubscriptionRefusedError(f"the broker refused the subscription to {topic}")
+
+
+async def _watch(client: aiomqtt.Client) -> None:
+    """Raises `MqttError` when the link is lost."""
+    async for _ in client.messages:
+        raise AssertionError("the inbox gives nothing to the iterator")
+
+
+async def _close(client: aiomqtt.Client) -> None:
+    """Say goodbye where there is still someone to say it to, and in any case soon."""
+    client.timeout = _CLOSE_S
+    with contextlib.suppress(aiomqtt.MqttError):
+        await client.__aexit__(None, None, None)
