@@ -113,6 +113,17 @@ class PowerLimited(Protocol):
     async def set_power_w(self, power_w: int) -> Outcome: ...
 
 
+@runtime_checkable
+class Remembers(Protocol):
+    """A driver that must know more than the device itself keeps, to bring it back to its previous mode.
+
+    The agent persists `memory` after every command, and sets it on the new driver object after a restart.
+    """
+
+    memory: dict[str, str]
+    """Small and opaque to all but the driver, which tolerates entries missing, foreign or stale."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterReading:
     """One reading of one electrical meter. Import is positive."""
