@@ -1,0 +1,273 @@
+"""The controller's configuration: TOML, checked whole before anything starts.
+
+Every error names the file, the key and what to do. Relative paths are relative to the configuration file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from contract.mqtt_settings import MqttSettings
+from contract.units import MS_PER_S, Name
+from controller.engine.model import Params
+from controller.feeds.settings import HashPriceSettings, PriceSettings
+
+CONFIG_MAX_BYTES: Final = 4 * 2**20
+TOKEN_MIN: Final = 16
+_PATH_KEYS: Final = frozenset({"path", "token_file", "password_file", "ca", "cert", "key"})
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used."""
+
+    def __init__(self, file: str, key: str, problem: str, fix: str) -> None:
+        super().__init__(f"{file}: {key}: {problem}. Fix: {fix}" if key else f"{file}: {problem}. Fix: {fix}")
+        self.file = file
+        self.key = key
+        self.problem = problem
+        self.fix = fix
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Listen(NamedTuple):
+    """Where the HTTP server listens; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+class HttpSettings(_Settings):
+    """The HTTP API."""
+
+    listen: Annotated[
+        str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$", description='HOST:PORT, "127.0.0.1:8480"')
+    ] = "127.0.0.1:8480"
+    token_file: Annotated[Path, Field(description="a file that holds the bearer token")] | None = None
+    metrics_open: bool | None = None
+    """Whether /metrics answers without the token; None: only while listening on loopback."""
+    body_max: Annotated[int, Field(ge=256, le=16 * 2**20)] = 65_536
+
+    @property
+    def address(self) -> Listen:
+        host, _, port = self.listen.rpartition(":")
+        return Listen(host.strip("[]"), int(port))
+
+    @property
+    def metrics_are_open(self) -> bool:
+        return self.address.loopback if self.metrics_open is None else self.metrics_open
+
+    @model_validator(mode="after")
+    def _port(self) -> Self:
+        if self.address.port > 65_535:
+            raise ValueError("listen: the port is above 65535")
+        return self
+
+
+class JournalSettings(_Settings):
+    """Where decisions are written down."""
+
+    url: Annotated[
+        str, Field(pattern=r"^(sqlite\+aiosqlite|postgresql\+asyncpg):", description="an SQLAlchemy URL")
+    ] = "sqlite+aiosqlite:///wattshift-journal.sqlite3"
+    queue_records: Annotated[int, Field(ge=100, le=10_000_000)] = 50_000
+    """What may wait for the disk; beyond it records are dropped and counted."""
+    retry_s: Annotated[float, Field(gt=0, le=600)] = 5.0
+    """How long after a failed write it is tried again."""
+    max_mb: Annotated[int, Field(ge=1, le=16 * 2**20)] | None = None
+    """The most an SQLite journal may grow to; None: the disk."""
+    epoch_floor: Annotated[int, Field(ge=0, le=2**52)] = 0
+    """The epoch is above this: for a controller whose journal was lost."""
+
+
+class IngestSettings(_Settings):
+    """What is let in."""
+
+    sites: tuple[Name, ...] | None = None
+    """The sites that may speak; None learns every site that does."""
+    sites_max: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+
+
+class SiteSettings(_Settings):
+    """What differs for one site."""
+
+    price: str | None = None
+    hashprice: str | None = None
+    params: dict[str, Any] = {}
+
+
+class FeedSettings(_Settings):
+    """All feeds, by name."""
+
+    prices: dict[Name, PriceSettings] = {}
+    hashprices: dict[Name, HashPriceSettings] = {}
+
+
+class ControllerConfig(_Settings):
+    """All of it. What is left out has the default that stands here."""
+
+    mqtt: MqttSettings = MqttSettings(host="127.0.0.1", identifier="wattshift-controller")
+    http: HttpSettings = HttpSettings()
+    journal: JournalSettings = JournalSettings()
+    ingest: IngestSettings = IngestSettings()
+    feeds: FeedSettings = FeedSettings()
+    price: str | None = None
+    """The price feed of every site that names no other."""
+    hashprice: str | None = None
+    tick_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
+    """How often everything is decided anew."""
+    params: dict[str, Any] = {}
+    """Overrides of `controller.engine.model.Params` for every site."""
+    sites: dict[Name, SiteSettings] = {}
+
+    @property
+    def tick_ms(self) -> int:
+        return round(self.tick_s * MS_PER_S)
+
+    def params_of(self, site: str) -> Params:
+        """How decisions are made for a site: the defaults, then [params], then the site's own."""
+        own = self.sites[site].params if site in self.sites else {}
+        return Params.model_validate(self.params | own)
+
+    def price_feed_of(self, site: str) -> str | None:
+        return (self.sites[site].price if site in self.sites else None) or self.price
+
+    def hashprice_feed_of(self, site: str) -> str | None:
+        return (self.sites[site].hashprice if site in self.sites else None) or self.hashprice
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        for key, name, feeds in self._feed_references():
+            if name is not None and name not in feeds:
+                raise ValueError(f"{key}: there is no feed {name!r}; configured: {', '.join(sorted(feeds)) or 'none'}")
+        for key, given in (("params", self.params), *((f"sites.{s}.params", o.params) for s, o in self.sites.items())):
+            for name in given:
+                if name not in Params.model_fields:
+                    raise ValueError(f"{key}: {_unknown(name, list(Params.model_fields))}")
+            try:
+                Params.model_validate(given)
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+                raise ValueError(f"{key}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return self
+
+    def _feed_references(self) -> Sequence[tuple[str, str | None, Mapping[str, object]]]:
+        prices, hashprices = self.feeds.prices, self.feeds.hashprices
+        return [
+            ("price", self.price, prices),
+            ("hashprice", self.hashprice, hashprices),
+            *((f"sites.{site}.price", own.price, prices) for site, own in self.sites.items()),
+            *((f"sites.{site}.hashprice", own.hashprice, hashprices) for site, own in self.sites.items()),
+        ]
+
+
+def load_config(path: Path) -> ControllerConfig:
+    """Read and check a configuration file. Raises `ConfigError`."""
+    file = str(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            file, "", f"cannot be read ({error.strerror})", "check the path and its permissions"
+        ) from None
+    if len(raw) > CONFIG_MAX_BYTES:
+        raise ConfigError(file, "", f"is larger than {CONFIG_MAX_BYTES} bytes", "give the configuration, not data")
+    try:
+        tree = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(file, "", f"is not TOML: {error}", "correct the line it names") from None
+    _anchor(tree, path.parent)
+    try:
+        return ControllerConfig.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(file, error) from None
+
+
+def read_token(config: ControllerConfig, file: str) -> str:
+    """The bearer token. Raises `ConfigError`; there is no way to run the API without one."""
+    path = config.http.token_file
+    make = f"write one: openssl rand -hex 32 > {path or 'token'} && chmod 600 {path or 'token'}"
+    if path is None:
+        raise ConfigError(file, "http.token_file", "is missing", f'{make}, then set token_file = "token"')
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(file, "http.token_file", f"{path} cannot be read ({error})", make) from None
+    if len(token) < TOKEN_MIN or not token.isascii() or not token.isprintable() or " " in token:
+        problem = f"{path} does not hold one token of at least {TOKEN_MIN} printable ASCII characters"
+        raise ConfigError(file, "http.token_file", problem, make)
+    if path.stat().st_mode & 0o007:
+        raise ConfigError(file, "http.token_file", f"{path} can be read by everyone", f"chmod o= {path}")
+    return token
+
+
+def _anchor(tree: dict[str, Any], folder: Path) -> None:
+    """Make relative paths, and the file of an SQLite URL, relative to the configuration's folder."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            _anchor(value, folder)
+        elif key in _PATH_KEYS and isinstance(value, str):
+            tree[key] = str(folder / value)
+        elif key == "url" and isinstance(value, str) and value.startswith("sqlite+aiosqlite:///"):
+            name = value.removeprefix("sqlite+aiosqlite:///")
+            if name and not name.startswith((":", "file:")):
+                tree[key] = f"sqlite+aiosqlite:///{folder.absolute() / name}"
+
+
+def _explain(file: str, error: ValidationError) -> ConfigError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    loc = list(first["loc"])
+    if loc[:1] == ["feeds"]:
+        del loc[3:4]  # feeds.prices.NAME.KIND: the kind is pydantic's, not a key of the file
+    key = ".".join(map(str, loc))
+    problem = str(first["msg"]).removeprefix("Value error, ")
+    match first["type"]:
+        case "missing":
+            return ConfigError(file, key, "is missing", f"add {key.rpartition('.')[2]} = ...")
+        case "extra_forbidden":
+            name = str(first["loc"][-1])
+            return ConfigError(file, key, "is not a key", f"remove it, or correct its spelling{_near(name)}")
+        case "value_error" if not key:
+            key, _, problem = problem.partition(": ")
+            return ConfigError(file, key, problem, f"correct {key}")
+        case _:
+            return ConfigError(file, key, problem, "see deploy/config/controller.sample.toml for what it takes")
+
+
+def _known_keys() -> list[str]:
+    models: list[type[BaseModel]] = [
+        ControllerConfig,
+        MqttSettings,
+        HttpSettings,
+        JournalSettings,
+        IngestSettings,
+        SiteSettings,
+        FeedSettings,
+    ]
+    return [name for model in models for name in model.model_fields]
+
+
+def _near(name: str) -> str:
+    near = difflib.get_close_matches(name, _known_keys(), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{name!r} is not a parameter; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
