@@ -15,6 +15,10 @@ from typing import Protocol, runtime_checkable
 from contract.messages import Job
 
 
+class MissingExtraError(RuntimeError):
+    """A driver needs a package that is not installed. Raised when the driver is made; the message names the extra."""
+
+
 class DeviceState(StrEnum):
     """What a miner is doing, by what it reports of itself. `UNKNOWN` where it does not say: never assume it hashes."""
 

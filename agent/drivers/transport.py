@@ -1,7 +1,8 @@
 """One request and one answer over one TCP connection: how every lean driver talks to its device.
 
-A plain asyncio Protocol, not streams: it costs a third of the CPU, and a tick reads ten thousand devices. The connection
-is always made with `asyncio.get_running_loop().create_connection(factory, host, port)` and nothing else, so that a
+A plain asyncio Protocol: the framing, the limit on size and the abort need no stream's buffer between. Measured with
+2 kB of JSON parsed as well: 0.19 ms of CPU per exchange on asyncio's own loop, 0.10 ms on uvloop. The connection is
+always made with `asyncio.get_running_loop().create_connection(factory, host, port)` and nothing else, so that a
 simulated loop can stand in-memory devices behind any address.
 
 Deadlines are instants of the loop's own clock (`until_s`, see `deadline`), so that an operation of several exchanges
