@@ -40,14 +40,12 @@ _QOS: Final = 1
 _PUBLISHERS: Final = 20
 """Publishes on their way at once; also what Mosquitto and paho allow in flight by default."""
 _SLICE_S: Final = 0.005
-"""How long handlers run before the loop, and with it the socket, gets its turn."""
+"""How long the socket, then the handlers, have the loop when both have work."""
 _FAILURE: Final = 0x80
 """The SUBACK return codes from here on mean refusal."""
 _DRAIN_S: Final = 1.0
 """How long a clean end waits for what is already queued, such as the farewell status."""
 _CLOSE_S: Final = 0.5
-_CONNECT_BLOCKS_S: Final = 6.0
-"""Longer than the library's own limit of 5 s on a blocked TCP connect, which runs in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +67,7 @@ class MqttBus:
         self._outbox: _Outbox | None = None  # stands only while the link is up
         self._running = False
         self._short_lives = 0
+        self._closing: set[asyncio.Task[None]] = set()
         self._connects = self._published = self._publish_dropped = self._received = self._receive_dropped = 0
 
     @property
@@ -156,10 +155,10 @@ class MqttBus:
             return _End("refused", f"cannot read the password or certificates: {fault}")
         inbox = _Inbox(self._settings.inbox_messages, self._settings.inbox_bytes, self._count_inbound)
         client = _new_client(self._settings, secrets, inbox, handlers.will)
+        opening = asyncio.create_task(_open(client, handlers.subscriptions))
         up_at: float | None = None
         try:
-            await _open(client)
-            await _subscribe(client, handlers.subscriptions)
+            await asyncio.shield(opening)
             up_at = loop.time()
             await self._serve(client, inbox, handlers)
         except aiomqtt.MqttError as fault:
@@ -168,21 +167,31 @@ class MqttBus:
             lost = f"lost after {up_s:.1f} s" if up_s is not None else "refused" if refused else "no connection"
             return _End("refused" if refused else "network", f"{lost}: {fault}", up_s)
         finally:
-            self._outbox = None
-            await _close(client)
+            await self._part(client, opening)
+
+    async def _part(self, client: aiomqtt.Client, opening: asyncio.Task[None]) -> None:
+        """Close, without waiting long.
+
+        The library connects in a thread that cannot be cancelled. A connect that is still on its way is seen out in
+        the background: left alone it would succeed as a client of our name that nobody owns.
+        """
+        closing = asyncio.create_task(_close(client, opening))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.wait([closing], timeout=2 * _CLOSE_S)
 
     async def _serve(self, client: aiomqtt.Client, inbox: _Inbox, handlers: _Handlers) -> Never:
         """The link is up. Returns only by raising: `MqttError` on loss, `CancelledError` on a clean end."""
         outbox = self._outbox = _Outbox(self._settings.outbox_messages, self._settings.outbox_bytes)
         self._connects += 1
         _LOG.info("%s:%d: connected as %s", self._settings.host, self._settings.port, self._settings.identifier)
-        handlers.on_up()
         tasks = [
             asyncio.create_task(_watch(client)),
             asyncio.create_task(inbox.deliver(handlers.on_message)),
             *(asyncio.create_task(self._send(client, outbox)) for _ in range(_PUBLISHERS)),
         ]
         try:
+            handlers.on_up()  # before the first message: the tasks have not had their turn yet
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 task.result()
@@ -194,9 +203,7 @@ class MqttBus:
             raise
         finally:
             self._outbox = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(tasks)
             self._publish_dropped += outbox.unacknowledged
 
     async def _send(self, client: aiomqtt.Client, outbox: _Outbox) -> None:
@@ -260,32 +267,28 @@ class _Inbox(asyncio.Queue[aiomqtt.Message]):
         raise AssertionError("waits for ever")
 
     async def deliver(self, on_message: Callable[[Inbound], None]) -> None:
-        """Hand every message to the handler, in order, a slice of time at once."""
+        """Hand every message to the handler, in order, for a slice of time at once."""
         loop = asyncio.get_running_loop()
         while True:
             await self._filled.wait()
+            await self._read_first(loop.time() + _SLICE_S)
             slice_ends = loop.time() + _SLICE_S
-            while self._held:
+            while self._held and loop.time() < slice_ends:
                 message = self._pop()
                 on_message(Inbound(message.topic.value, message.payload, message.retain))
-                if loop.time() >= slice_ends:
-                    break
-            if self._held:
-                await self._read_first()
-            else:
+            if not self._held:
                 self._filled.clear()
 
-    async def _read_first(self) -> None:
-        """Let the socket be emptied before the handler goes on.
+    async def _read_first(self, until: float) -> None:
+        """Give the socket its turn until it is empty.
 
-        Else the backlog of a slow handler would stand in the broker, which drops the newest and keeps the stale.
+        Else the backlog of a slow handler would stand in the broker, which keeps the stale and drops the newest.
         """
-        for _ in range(self._limit_messages):
+        loop = asyncio.get_running_loop()
+        before = -1
+        while self._arrivals != before and loop.time() < until:
             before = self._arrivals
-            for _ in range(3):  # one round to see that the socket is readable, one to read it, one to spare
-                await asyncio.sleep(0)
-            if self._arrivals == before:
-                return
+            await asyncio.sleep(0)
 
     def _is_over(self) -> bool:
         return len(self._held) > self._limit_messages or self._held_bytes > self._limit_bytes
@@ -350,18 +353,10 @@ def _new_client(settings: MqttSettings, secrets: Secrets, inbox: _Inbox, will: W
     return client
 
 
-async def _open(client: aiomqtt.Client) -> None:
-    """Connect. The library connects in a thread that cannot be cancelled, so a cancelled connect is seen out first.
-
-    Left alone it would succeed later, as a client of our name that nobody owns.
-    """
-    opening = asyncio.create_task(client.__aenter__())
-    try:
-        await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        await asyncio.wait([opening], timeout=_CONNECT_BLOCKS_S)
-        opening.cancel()
-        raise
+async def _open(client: aiomqtt.Client, subscriptions: tuple[str, ...]) -> None:
+    """Connect and subscribe. Raises `MqttError`."""
+    await client.__aenter__()
+    await _subscribe(client, subscriptions)
 
 
 async def _subscribe(client: aiomqtt.Client, subscriptions: tuple[str, ...]) -> None:
@@ -381,8 +376,20 @@ async def _watch(client: aiomqtt.Client) -> None:
         raise AssertionError("the inbox gives nothing to the iterator")
 
 
-async def _close(client: aiomqtt.Client) -> None:
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel all and see them end. One `cancel` is not enough: before Python 3.12 `wait_for` may swallow it."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.05)
+    await asyncio.gather(*tasks, return_exceptions=True)  # so that no fault is left unread
+
+
+async def _close(client: aiomqtt.Client, opening: asyncio.Task[None]) -> None:
     """Say goodbye where there is still someone to say it to, and in any case soon."""
+    with contextlib.suppress(aiomqtt.MqttError):
+        await opening
     client.timeout = _CLOSE_S
     with contextlib.suppress(aiomqtt.MqttError):
         await client.__aexit__(None, None, None)

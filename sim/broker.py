@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import importlib.util
 import os
@@ -29,6 +28,9 @@ BrokerKind = Literal["mosquitto", "embedded"]
 
 _HOST: Final = "127.0.0.1"
 _MORE_FOLDERS: Final = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/sbin")
+_SERVES: Final = " running"
+"""What either kind logs once its socket is bound. That something answers on the port proves nothing: it may be
+another's."""
 _START_TRIES: Final = 5
 _START_S: Final = 20.0
 _STOP_S: Final = 5.0
@@ -144,37 +146,27 @@ class LocalBroker:
 
     async def _start(self) -> None:
         command = self._mosquitto_command() if self.kind == "mosquitto" else self._embedded_command()
-        with self._file("broker.log").open("ab") as log:
+        self._file("broker.log").unlink(missing_ok=True)
+        with self._file("broker.log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
             )
         try:
             async with asyncio.timeout(_START_S):
-                await self._until_it_answers(self._process)
+                while _SERVES not in self._log() and self._process.returncode is None:  # noqa: ASYNC110  a log
+                    await asyncio.sleep(0.005)
         except TimeoutError:
             await self.kill()
-            raise BrokerError(f"{self.kind} did not answer within {_START_S:.0f} s:\n{self.log_tail()}") from None
-
-    async def _until_it_answers(self, process: Process) -> None:
-        while process.returncode is None:
-            try:
-                _, writer = await asyncio.open_connection(self.host, self.port)
-            except OSError:
-                await asyncio.sleep(0.01)
-                continue
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            await asyncio.sleep(0)  # lets a child that lost its port to another process be seen to have ended
-            if process.returncode is None:
-                return
-        raise BrokerError(f"{self.kind} ended with code {process.returncode}:\n{self.log_tail()}")
+            raise BrokerError(f"{self.kind} did not serve within {_START_S:.0f} s:\n{self.log_tail()}") from None
+        if self._process.returncode is not None:
+            raise BrokerError(f"{self.kind} ended with code {self._process.returncode}:\n{self.log_tail()}")
 
     def log_tail(self) -> str:
-        """The last of what the broker logged."""
-        with contextlib.suppress(OSError):
-            return self._file("broker.log").read_text(errors="replace")[-2_000:]
-        return ""
+        """The last of what the broker has logged since it was started."""
+        return self._log()[-2_000:]
+
+    def _log(self) -> str:
+        return self._file("broker.log").read_text(errors="replace")
 
     async def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
@@ -214,6 +206,7 @@ class LocalBroker:
             "log_type error",
             "log_type warning",
             "log_type notice",
+            "log_type information",
             f"allow_anonymous {'false' if self._users else 'true'}",
         ]
         if os.geteuid() == 0:

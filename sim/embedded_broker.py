@@ -25,6 +25,8 @@ async def serve(port: int) -> None:
         }
     )
     await broker.start()
+    sys.stderr.write("amqtt running\n")
+    sys.stderr.flush()
     await stop.wait()
     await broker.shutdown()
 
