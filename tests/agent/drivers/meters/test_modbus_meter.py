@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -175,6 +178,14 @@ def test_wrong_options_name_key_and_fix(options: dict[str, object], said: str) -
     with pytest.raises(ProfileError) as caught:
         make_meter(502, options)
     assert said in str(caught.value)
+
+
+def test_the_examples_in_the_documentation_make_meters() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "meters.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        make_meter(502, tomllib.loads(example)["meters"]["options"])
 
 
 @pytest.mark.parametrize(
