@@ -35,10 +35,19 @@ MAX_PAYLOAD_BYTES: Final = 1_048_576
 MAX_BANKS: Final = 2_000
 MAX_FEEDERS: Final = 2_000
 MAX_JOBS: Final = 10_000
+MAX_DETAIL: Final = 400
+MAX_LEVELS: Final = 256
+MAX_INTERLOCKS: Final = 16
+
+
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class Wire(BaseModel):
-    """Base of all wire models: immutable, unknown fields ignored, no NaN or infinity."""
+    """Base of all wire models: immutable, unknown fields ignored, no NaN or infinity.
+
+    Lists fail at their first bad item (`fail_fast`): a megabyte of bad items would else take seconds to complain about.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, ser_json_inf_nan="null")
 
@@ -100,7 +109,7 @@ class BankPlate(Wire):
     """All devices at their highest level."""
     idle_w: PowerW = 0
     """All devices stopped, control boards up; or all nodes idle."""
-    levels: tuple[Level, ...] = ()
+    levels: Annotated[tuple[Level, ...], Field(max_length=MAX_LEVELS, fail_fast=True)] = ()
     """Ascending in power, rated level last; for an HPC partition empty."""
     steps_w: PowerW = 0
     """The power of one device, hence the grain of a setpoint; 0 where power is continuous."""
@@ -137,8 +146,8 @@ class Nameplate(Wire):
     boot: Annotated[str, Field(min_length=1, max_length=64)]
     """The agent's incarnation; a new one at every start of the agent."""
     name: Annotated[str, Field(max_length=120)] = ""
-    feeders: Annotated[tuple[Feeder, ...], Field(min_length=1, max_length=MAX_FEEDERS)]
-    banks: Annotated[tuple[BankPlate, ...], Field(max_length=MAX_BANKS)]
+    feeders: Annotated[tuple[Feeder, ...], Field(min_length=1, max_length=MAX_FEEDERS, fail_fast=True)]
+    banks: Annotated[tuple[BankPlate, ...], Field(max_length=MAX_BANKS, fail_fast=True)]
     base_load_w: PowerW = 0
     """What the site draws besides its banks: offices, networks, pumps that always run."""
     report_every_ms: DurationMs = 5_000
@@ -147,23 +156,23 @@ class Nameplate(Wire):
 
     @model_validator(mode="after")
     def _one_tree(self) -> Self:
+        _refuse_repeats("feeders", [feeder.id for feeder in self.feeders])
         parents = {feeder.id: feeder.parent for feeder in self.feeders}
-        if len(parents) != len(self.feeders):
-            raise ValueError("feeders: an id stands twice")
         roots = [feeder.id for feeder in self.feeders if feeder.parent is None]
         if len(roots) != 1:
             raise ValueError(f"feeders: exactly one must have no parent, found {len(roots)}")
+        sound: set[str | None] = {None}  # those known to lead to the root
         for start in parents:
-            seen: set[str] = set()
+            path: set[str | None] = set()
             node: str | None = start
-            while node is not None:
-                if node in seen or node not in parents:
-                    problem = "is its own ancestor" if node in seen else "names an unknown parent"
+            while node not in sound:
+                if node in path or node not in parents:
+                    problem = "is its own ancestor" if node in path else "names an unknown parent"
                     raise ValueError(f"feeders: {start} {problem}")
-                seen.add(node)
+                path.add(node)
                 node = parents[node]
-        if len({bank.id for bank in self.banks}) != len(self.banks):
-            raise ValueError("banks: an id stands twice")
+            sound |= path
+        _refuse_repeats("banks", [bank.id for bank in self.banks])
         for bank in self.banks:
             if bank.feeder not in parents:
                 raise ValueError(f"banks: {bank.id} names an unknown feeder {bank.feeder}")
@@ -187,12 +196,12 @@ class FeederReading(Wire):
 class DeviceCounts(Wire):
     """A bank's devices by state; they sum to the bank's devices."""
 
-    running: int = 0
-    starting: int = 0
-    stopped: int = 0
-    tripped: int = 0
-    unreachable: int = 0
-    unknown: int = 0
+    running: Count = 0
+    starting: Count = 0
+    stopped: Count = 0
+    tripped: Count = 0
+    unreachable: Count = 0
+    unknown: Count = 0
 
 
 class Interlock(Wire):
@@ -222,7 +231,7 @@ class BankReading(Wire):
     """Whether any device is meant to run."""
     on_for_ms: DurationMs | None = None
     """How long `on` has been what it is; survives a restart of the agent."""
-    interlocks: tuple[Interlock, ...] = ()
+    interlocks: Annotated[tuple[Interlock, ...], Field(max_length=MAX_INTERLOCKS, fail_fast=True)] = ()
 
 
 class JobState(StrEnum):
@@ -261,7 +270,7 @@ class PartitionReading(Wire):
     admitting: bool
     """Whether pending jobs may start."""
     age_ms: DurationMs | None
-    jobs: Annotated[tuple[Job, ...], Field(max_length=MAX_JOBS)] = ()
+    jobs: Annotated[tuple[Job, ...], Field(max_length=MAX_JOBS, fail_fast=True)] = ()
 
 
 class Report(Wire):
@@ -278,11 +287,18 @@ class Report(Wire):
     order_seq: Seq | None
     """The order it now obeys, None where it obeys none."""
     lease_left_ms: DurationMs | None
-    feeders: Annotated[tuple[FeederReading, ...], Field(max_length=MAX_FEEDERS)]
-    banks: Annotated[tuple[BankReading, ...], Field(max_length=MAX_BANKS)]
-    partitions: Annotated[tuple[PartitionReading, ...], Field(max_length=MAX_BANKS)] = ()
+    feeders: Annotated[tuple[FeederReading, ...], Field(max_length=MAX_FEEDERS, fail_fast=True)]
+    banks: Annotated[tuple[BankReading, ...], Field(max_length=MAX_BANKS, fail_fast=True)]
+    partitions: Annotated[tuple[PartitionReading, ...], Field(max_length=MAX_BANKS, fail_fast=True)] = ()
     ambient_temp_mc: TempMc | None = None
     ambient_age_ms: DurationMs | None = None
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        _refuse_repeats("feeders", [reading.id for reading in self.feeders])
+        _refuse_repeats("banks", [reading.id for reading in self.banks])
+        _refuse_repeats("partitions", [reading.bank for reading in self.partitions])
+        return self
 
 
 class Setpoint(Wire):
@@ -327,9 +343,14 @@ class Order(Wire):
     """Set while an obligation is open: the agent then reports every second."""
     cap_w: PowerW | None = None
     """The site cap in force at the main meter; the agent sheds down the ladder by itself above it."""
-    setpoints: Annotated[tuple[Setpoint, ...], Field(max_length=MAX_BANKS)]
-    shed_ladder: Annotated[tuple[ShedStep, ...], Field(max_length=MAX_BANKS + MAX_JOBS)] = ()
+    setpoints: Annotated[tuple[Setpoint, ...], Field(max_length=MAX_BANKS, fail_fast=True)]
+    shed_ladder: Annotated[tuple[ShedStep, ...], Field(max_length=MAX_BANKS + MAX_JOBS, fail_fast=True)] = ()
     """First rung is shed first."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        _refuse_repeats("setpoints", [setpoint.bank for setpoint in self.setpoints])
+        return self
 
 
 class ReceiptState(StrEnum):
@@ -377,7 +398,7 @@ class Receipt(Wire):
     detail: Annotated[str, Field(max_length=400)] = ""
     first_action_ms: DurationMs | None = None
     """From the order's arrival to the first command on a device's socket."""
-    banks: Annotated[tuple[BankReceipt, ...], Field(max_length=MAX_BANKS)] = ()
+    banks: Annotated[tuple[BankReceipt, ...], Field(max_length=MAX_BANKS, fail_fast=True)] = ()
 
 
 class Status(Wire):
@@ -417,15 +438,30 @@ def encode(message: AnyMessage) -> bytes:
 
 
 def decode(kind: type[M], payload: bytes) -> M:
-    """Parse and validate one payload. Raises `WireError`, whose detail names the first offending field."""
+    """Parse and validate one payload, strictly: a number in quotes is no number, 5.0 is no integer, 1 is no `true`.
+
+    Raises `WireError`, whose detail names the first offending field. A message without a version is of no version.
+    """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise WireError("oversized", f"{len(payload)} bytes, at most {MAX_PAYLOAD_BYTES} are read")
     try:
-        return kind.model_validate_json(payload)
+        message = kind.model_validate_json(payload, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        code = "malformed" if first["type"] == "json_invalid" else "invalid"
-        if field == "schema_version":
-            code = "version"
-        raise WireError(code, f"{field or 'payload'}: {first['msg']}") from None
+        raise _wire_error(error) from None
+    if "schema_version" not in message.model_fields_set:
+        raise WireError("version", "schema_version: Field required")
+    return message
+
+
+def _refuse_repeats(field: str, names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        raise ValueError(f"{field}: a name stands twice")
+
+
+def _wire_error(error: ValidationError) -> WireError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    code = "malformed" if first["type"] == "json_invalid" else "invalid"
+    if field == "schema_version":
+        code = "version"
+    return WireError(code, f"{field or 'payload'}: {first['msg']}"[:MAX_DETAIL])
