@@ -38,6 +38,8 @@ class DecisionReason(StrEnum):
     RAMP = "ramp"
     """On its way up, held back by the ramp limit."""
     RESTART_STAGGER = "restart_stagger"
+    UNAVAILABLE = "unavailable"
+    """Nothing of it can run: no device answers, or all are tripped."""
 
 
 class ReceiptReason(StrEnum):

@@ -1,7 +1,7 @@
 """What a decision is made from and what it is: immutable, serialisable, and nothing else.
 
-The controller folds reports, prices, signals and overrides into one `Snapshot`; `decide(snapshot, params)` turns it into
-a `Decision`. Both are journalled as their JSON, and replaying the one must give the other byte for byte.
+The controller folds reports, prices, signals and overrides into one `Snapshot`; `decide(snapshot, params)` turns it
+into a `Decision`. Both are journalled as their JSON, and replaying the one must give the other byte for byte.
 """
 
 from __future__ import annotations
@@ -151,6 +151,8 @@ class Params(Wire):
     lease_ms: DurationMs = 150_000
     obligation_lead_ms: DurationMs = 120_000
     """How long before an obligation's start the shed begins, beyond what the ramps need."""
+    tick_ms: DurationMs = 60_000
+    """How often a decision is made, hence how far a ramp may go before the next one."""
 
 
 class BankDecision(Wire):

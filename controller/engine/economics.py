@@ -1,0 +1,263 @@
+"""Economics v1: merit order. Picks a dispatch inside the envelope, most valuable megawatt-hour first.
+
+This is the part an optimiser replaces: `dispatch(site, envelope) -> Dispatch`; the rest of the engine does not know how
+the choice was made. Lots (pieces of a bank's efficiency curve, jobs) are taken in one fixed order: firm jobs, what
+overrides ask for, what must stay up, then all else by merit against the energy price. A lot is taken as far as every
+feeder on its way to the main has room, so caps make hash banks and HPC jobs compete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+from contract.messages import Job, JobState
+from controller.engine.facts import MW_PER_W, Bank, Site
+from controller.engine.lots import Class, Lot, Why, offer
+from controller.engine.rules import Bounds, Envelope, Floor, Limit
+
+
+class Rank(IntEnum):
+    """Of two limits that refuse the same lot, the one that is blamed: DESIGN's priority."""
+
+    OBLIGATION = 0
+    CAP = 1
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one bank is given, and what stood in its way."""
+
+    target_w: int = 0
+    jobs: dict[str, Job] = field(default_factory=dict)
+    """Jobs that are to run within the target, by id."""
+    kept_off: list[Job] = field(default_factory=list)
+    """Firm jobs that a limit or a rule keeps from running."""
+    desire_w: int = 0
+    """What it would draw were there no limits: economics, overrides and dwell."""
+    refused: tuple[Rank, str] | None = None
+    """The strongest limit that refused it power it should have had, and its id."""
+    against_price: Class | None = None
+    """`ASKED` or `KEPT` where an override or dwell alone makes some of it run."""
+    asked_by: str = ""
+    """The feeder or site floor that made some of it run."""
+    stale: bool = False
+    """Work was left out because what is known of it is too old."""
+    why: Why = Why.COSTS
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """The choice: outcomes by bank, and what each node then carries, in milliwatts."""
+
+    outcomes: list[Outcome]
+    used_mw: list[int]
+    idle_mw: list[int]
+    """What each node carries with every bank at its least: overheads, idle power, what cannot be steered."""
+
+
+class Economics(Protocol):
+    """Anything that picks a dispatch inside an envelope. Pure, total and deterministic."""
+
+    def __call__(self, site: Site, envelope: Envelope) -> Dispatch: ...
+
+
+def dispatch(site: Site, envelope: Envelope) -> Dispatch:
+    """Merit order inside the envelope. Total: where not even the least fits, the least is what it answers."""
+    fill = _Fill(site, envelope)
+    lots: list[Lot] = []
+    for i, bounds in enumerate(envelope.bounds):
+        lots.extend(fill.offer(i, bounds))
+    lots.sort(key=lambda lot: (lot.cls, -lot.merit, lot.bank, lot.seq))
+    first = next((i for i, lot in enumerate(lots) if lot.cls is Class.MERIT), len(lots))
+    for lot in lots[:first]:
+        fill.take(lot, lot.width_w)
+    for floor in sorted(envelope.floors, key=lambda f: (-_depth(site, f.node), f.id)):
+        if floor.bank is None:
+            fill.reach(floor, lots[first:])
+    for lot in lots[first:]:
+        if lot.wanted and lot.taken_w < lot.width_w:
+            fill.take(lot, lot.width_w - lot.taken_w)
+    fill.settle()
+    return Dispatch(fill.outcomes, fill.used_mw, fill.idle_mw)
+
+
+class _Fill:
+    """The state of one pass over the lots of a site: what every node carries and every bank has."""
+
+    def __init__(self, site: Site, envelope: Envelope) -> None:
+        self.site, self.envelope = site, envelope
+        self.outcomes = [Outcome() for _ in site.banks]
+        self.idle_mw = [node.overhead_w * MW_PER_W for node in site.nodes]
+        for bank, bounds in zip(site.banks, envelope.bounds, strict=True):
+            least_w = bank.plate.idle_w + bank.stuck_w
+            self._load(self.idle_mw, bank, max(least_w, bounds.frozen_w or 0))
+        self.used_mw = list(self.idle_mw)
+        self.demand_mw = self.used_mw[site.root]
+        """What the main would carry had it refused nothing: tells which of its limits a lot fell to."""
+        nodes = range(len(site.nodes))
+        self.firm_cap_mw = [_cap_mw(site, i, [x for x in envelope.limits[i] if x.firm]) for i in nodes]
+        self.cap_mw = [_cap_mw(site, i, envelope.limits[i]) for i in nodes]
+        self.taken_w = [0] * len(site.banks)
+        """By bank, above idle."""
+        self.free_nodes = [bank.work.free_nodes if bank.work else 0 for bank in site.banks]
+
+    def offer(self, index: int, bounds: Bounds) -> Sequence[Lot]:
+        """The lots of a bank; what its outcome knows of them is noted. None from a bank that takes no orders."""
+        outcome = self.outcomes[index]
+        if bounds.frozen_w is not None:
+            outcome.target_w = outcome.desire_w = bounds.frozen_w
+            work = self.site.banks[index].work
+            outcome.jobs = {job.id: job for job in work.jobs if job.state is JobState.RUNNING} if work else {}
+            return ()
+        brought = offer(self.site, index, bounds)
+        outcome.desire_w, outcome.why, outcome.stale = brought.desire_w, brought.why, brought.stale
+        outcome.kept_off.extend(brought.left_out)
+        if brought.barred is not None:
+            outcome.refused = (Rank.OBLIGATION, brought.barred)
+        return brought.lots
+
+    def take(self, lot: Lot, want_w: int, floor: Floor | None = None) -> None:
+        """Give a lot what its bank's bounds and its path leave of `want_w`, a job whole or not at all."""
+        bank, bounds = self.site.banks[lot.bank], self.envelope.bounds[lot.bank]
+        if lot.job is not None and lot.job.state is JobState.PENDING and self.free_nodes[lot.bank] < lot.job.nodes:
+            return
+        top_w = bounds.hi_w
+        if lot.cls is Class.MERIT and floor is None and bounds.rise_w is not None:
+            top_w = min(top_w, bounds.rise_w)
+        inside_w = min(want_w, max(0, top_w - bank.plate.idle_w - self.taken_w[lot.bank]))
+        if lot.job is not None and (inside_w < want_w or top_w < bank.plate.idle_w):
+            self._note_refusal(lot, bank, want_w, None)
+            self._keep_off(lot)
+            return
+        if inside_w < want_w:
+            self._note_refusal(lot, bank, want_w, None)
+        room_w, node = self._room(lot, bank)
+        given_w = min(inside_w, room_w)
+        if given_w < inside_w:
+            self._note_refusal(lot, bank, inside_w, node)
+            if lot.job is not None:
+                self._keep_off(lot)
+                given_w = 0
+            elif lot.cls is Class.MERIT and not lot.up and floor is None and self._too_little(node, bank, given_w):
+                given_w = 0
+        at_main_w = inside_w if node == self.site.root else given_w
+        self.demand_mw += at_main_w * bank.plate.pue_milli
+        if given_w or given_w == inside_w:
+            self._give(lot, bank, given_w, floor)
+
+    def reach(self, floor: Floor, lots: Sequence[Lot]) -> None:
+        """Take lots below a floor's node, best first and whatever the price, until the node carries the floor."""
+        for lot in lots:
+            bank = self.site.banks[lot.bank]
+            missing_mw = floor.watts * MW_PER_W - self.used_mw[floor.node]
+            if missing_mw <= 0:
+                return
+            if floor.node in bank.path and lot.taken_w < lot.width_w:
+                need_w = -(-missing_mw // self.site.factor(floor.node, bank))
+                left_w = lot.width_w - lot.taken_w
+                self.take(lot, left_w if lot.job is not None else min(left_w, need_w), floor)
+
+    def settle(self) -> None:
+        """Set the targets; a hash bank's in whole devices."""
+        for i, (bank, bounds) in enumerate(zip(self.site.banks, self.envelope.bounds, strict=True)):
+            outcome = self.outcomes[i]
+            if bounds.frozen_w is not None:
+                continue
+            if bank.work is not None:
+                outcome.target_w = min(bounds.hi_w, bank.plate.idle_w + self.taken_w[i])
+                continue
+            wish_w = bank.plate.idle_w + self.taken_w[i] if self.taken_w[i] else 0
+            outcome.target_w = _whole_devices(bank, bounds, wish_w)
+            if outcome.asked_by and outcome.target_w < wish_w:
+                self._round_up(outcome, bank, bounds, wish_w)
+            used_w = max(outcome.target_w - bank.plate.idle_w, 0)
+            self._load(self.used_mw, bank, used_w - self.taken_w[i])
+
+    def _round_up(self, outcome: Outcome, bank: Bank, bounds: Bounds, wish_w: int) -> None:
+        """A floor is reached with one device more rather than missed with one less, where there is room."""
+        target_w = outcome.target_w + bank.plate.steps_w
+        rise_w = target_w - wish_w
+        fits = all(self.used_mw[n] + rise_w * self.site.factor(n, bank) <= self.cap_mw[n] for n in bank.path)
+        if fits and target_w <= bounds.hi_w:
+            outcome.target_w = target_w
+
+    def _room(self, lot: Lot, bank: Bank) -> tuple[int, int]:
+        """The bank watts that still fit, and the node that has least room, the deepest of equals."""
+        caps = self.firm_cap_mw if lot.cls <= Class.FIRM_PENDING else self.cap_mw
+        rooms = [(caps[n] - self.used_mw[n]) // self.site.factor(n, bank) for n in bank.path]
+        least_w = min(rooms)
+        return max(0, least_w), bank.path[rooms.index(least_w)]
+
+    def _too_little(self, node: int, bank: Bank, given_w: int) -> bool:
+        """A rise that a limit trims to less than that limit's own margin is not made: it would follow meter noise."""
+        margin_mw = min(x.watts * MW_PER_W - x.plan_mw for x in self.envelope.limits[node])
+        return given_w * self.site.factor(node, bank) < margin_mw
+
+    def _note_refusal(self, lot: Lot, bank: Bank, want_w: int, node: int | None) -> None:
+        """Blame the strongest limit a refused lot would have broken; `node` is None where its own bounds refused."""
+        if not lot.wanted and lot.cls is Class.MERIT:
+            return
+        firm = lot.cls <= Class.FIRM_PENDING
+        would_mw = self.demand_mw + want_w * bank.plate.pue_milli
+        at_main = [x for x in self.envelope.limits[self.site.root] if x.kind == "obligation"]
+        broken = [x for x in at_main if x.plan_mw < would_mw and (x.firm or not firm)]
+        if not broken and node is not None:
+            broken = [x for x in self.envelope.limits[node] if x.firm or not firm]
+        if not broken:
+            return
+        tightest = min(broken, key=lambda x: (x.plan_mw, x.kind != "obligation", x.id))
+        blamed = (Rank.OBLIGATION if tightest.kind == "obligation" else Rank.CAP, tightest.id)
+        outcome = self.outcomes[lot.bank]
+        outcome.refused = min(outcome.refused, blamed) if outcome.refused else blamed
+
+    def _keep_off(self, lot: Lot) -> None:
+        if lot.job is not None and lot.job.firm:
+            self.outcomes[lot.bank].kept_off.append(lot.job)
+
+    def _give(self, lot: Lot, bank: Bank, given_w: int, floor: Floor | None) -> None:
+        outcome = self.outcomes[lot.bank]
+        self._load(self.used_mw, bank, given_w)
+        self.taken_w[lot.bank] += given_w
+        lot.taken_w += given_w
+        if lot.job is not None:
+            outcome.jobs[lot.job.id] = lot.job
+            if lot.job.state is JobState.PENDING:
+                self.free_nodes[lot.bank] -= lot.job.nodes
+        if not lot.wanted and given_w:
+            outcome.against_price = Class.ASKED if floor or lot.cls is Class.ASKED else outcome.against_price or lot.cls
+        if floor is not None and not lot.wanted:
+            outcome.asked_by = floor.id
+
+    def _load(self, used_mw: list[int], bank: Bank, power_w: int) -> None:
+        for node in bank.path:
+            used_mw[node] += power_w * self.site.factor(node, bank)
+
+
+def _cap_mw(site: Site, node: int, limits: Sequence[Limit]) -> int:
+    """What may be planned at a node. Above what it carries now, the room shrinks by what its meter adds to a rise."""
+    cap_mw = min(limit.plan_mw for limit in limits)
+    facts = site.nodes[node]
+    present_mw = facts.overhead_w * MW_PER_W + facts.present_mw
+    if facts.spread_milli and cap_mw > present_mw:
+        cap_mw = present_mw + (cap_mw - present_mw) * 1_000 // (1_000 + facts.spread_milli)
+    return cap_mw
+
+
+def _whole_devices(bank: Bank, bounds: Bounds, wish_w: int) -> int:
+    """The largest setpoint not above the wish that is a whole number of devices, or stands exactly as it did."""
+    step_w = bank.plate.steps_w
+    if step_w == 0 or wish_w == 0:
+        return wish_w
+    exact = [w for w in (bank.natural_w, bank.up_w, bounds.lo_w, bounds.keep_w) if w <= wish_w]
+    target_w = max(wish_w // step_w * step_w, *exact, 0)
+    return target_w if target_w > bank.plate.idle_w else 0
+
+
+def _depth(site: Site, node: int) -> int:
+    depth, parent = 0, site.nodes[node].parent
+    while parent is not None:
+        depth, parent = depth + 1, site.nodes[parent].parent
+    return depth
