@@ -53,6 +53,7 @@ def vitals(port: AsicPort, wall_ms: int) -> dict[str, float | str]:
         "rated_ths": model.hashrate_ghs / 1e3,
         "rated_mhs3": model.hashrate_ghs * 1e3 / BOARDS,
         "nominal_ghs": nominal_ghs,
+        "nominal_mhs": nominal_ghs * 1e3,
         "nominal_ghs3": nominal_ghs / BOARDS,
         "nominal_mhs3": nominal_ghs * 1e3 / BOARDS,
         "ghs": ghs,
@@ -72,6 +73,7 @@ def vitals(port: AsicPort, wall_ms: int) -> dict[str, float | str]:
         board_chip_c = chip_c - _BOARD_COOLER_BY_C[board]
         values[f"chip{board}_c"] = board_chip_c
         values[f"pcb{board}_c"] = board_chip_c - _SENSOR_UNDER_CHIP_C
+        values[f"cool{board}_c"] = board_chip_c - 2.0 * _SENSOR_UNDER_CHIP_C
     return values
 
 
