@@ -36,6 +36,8 @@ MAX_BANKS: Final = 2_000
 MAX_FEEDERS: Final = 2_000
 MAX_JOBS: Final = 10_000
 MAX_DETAIL: Final = 400
+MAX_NODES: Final = 50_000
+"""Objects and lists in one message; the largest site there may be has some 20,000."""
 MAX_LEVELS: Final = 256
 MAX_INTERLOCKS: Final = 16
 
@@ -265,8 +267,8 @@ class PartitionReading(Wire):
     """The HPC side of one bank."""
 
     bank: Name
-    nodes_up: Annotated[int, Field(ge=0)]
-    nodes_busy: Annotated[int, Field(ge=0)]
+    nodes_up: Count
+    nodes_busy: Count
     admitting: bool
     """Whether pending jobs may start."""
     age_ms: DurationMs | None
@@ -444,6 +446,8 @@ def decode(kind: type[M], payload: bytes) -> M:
     """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise WireError("oversized", f"{len(payload)} bytes, at most {MAX_PAYLOAD_BYTES} are read")
+    if payload.count(b"{") + payload.count(b"[") > MAX_NODES:  # each error copies what it is about: seconds, for these
+        raise WireError("oversized", f"more than {MAX_NODES} objects and lists")
     try:
         message = kind.model_validate_json(payload, strict=True)
     except ValidationError as error:
