@@ -45,13 +45,13 @@ class BraiinsDevice(ApiDevice):
 
     def values(self) -> dict[str, float | str]:
         values = super().values()
-        port = self.port
-        values["status"] = "Dead" if port.state is AsicState.TRIPPED else "Alive"
-        values["stage"] = "Stable" if port.state is AsicState.RUNNING else "Starting"
-        values["tuning"] = "true" if port.state in _MINING else "false"
-        values["state"] = _STATUS.get(port.state, 2)
-        values["tuner_state"] = 3 if port.state is AsicState.RUNNING else 1
-        values["min_w"] = port.model.min_power_w
+        state = self.port.state
+        values["status"] = "Dead" if state is AsicState.TRIPPED else "Alive"
+        values["stage"] = "Stable" if state is AsicState.RUNNING else "Starting"
+        values["tuning"] = "true" if state in _MINING else "false"
+        values["state"] = _STATUS.get(state, 2)
+        values["tuner_state"] = 3 if state is AsicState.RUNNING else 1
+        values["min_w"] = self.port.model.min_power_w
         return values
 
     # -- 4028 --------------------------------------------------------------------------------------------------------

@@ -58,16 +58,16 @@ class LuxosDevice(ApiDevice):
 
     def values(self) -> dict[str, float | str]:
         values = super().values()
-        port = self.port
+        port, state = self.port, self.port.state
         profile = profile_at(port.model, port.power_limit_w)
         values["profile"] = profile.name
         values["step"] = str(profile.step)
-        values["status"] = "Dead" if port.state is AsicState.TRIPPED else "Alive"
-        values["curtail"] = "Sleep" if port.state is AsicState.SLEEPING else "None"
-        values["system"] = "Initializing" if port.state is AsicState.BOOTING else "Normal"
-        values["ramping"] = "true" if port.state is AsicState.BOOTING else "false"
-        values["asleep"] = "true" if port.state is AsicState.SLEEPING else "false"
-        values["psu_on"] = "false" if port.state is AsicState.SLEEPING else "true"
+        values["status"] = "Dead" if state is AsicState.TRIPPED else "Alive"
+        values["curtail"] = "Sleep" if state is AsicState.SLEEPING else "None"
+        values["system"] = "Initializing" if state is AsicState.BOOTING else "Normal"
+        values["ramping"] = "true" if state is AsicState.BOOTING else "false"
+        values["asleep"] = "true" if state is AsicState.SLEEPING else "false"
+        values["psu_on"] = "false" if state is AsicState.SLEEPING else "true"
         values["targeted"] = "true" if self._target_w else "false"
         values["target_w"] = self._target_w or port.model.rated_w
         return values

@@ -35,7 +35,8 @@ def vitals(port: AsicPort, wall_ms: int) -> dict[str, float | str]:
     power_w, ghs, inlet_c, chip_c = _measured(port, wall_ms)
     limit_w = float(port.power_limit_w)
     nominal_ghs = hashrate_at_ghs(model, limit_w)
-    mining = port.state is AsicState.RUNNING or port.state is AsicState.BOOTING
+    state = port.state
+    mining = state is AsicState.RUNNING or state is AsicState.BOOTING
     uptime_s = port.uptime_s
     values: dict[str, float | str] = {
         "when": wall_ms // 1000,
