@@ -35,14 +35,14 @@ def create(host: str, port: int | None, options: Options, *, deadline_s: float =
     _options.only(options, ("min_power_w", "max_power_w", "username", "password", "http_port"))
     power_range_w = _options.power_range_w(options)
     where = (host, _options.port_or(port, PORT))
-    if power_range_w is None:
-        return Braiins(*where, deadline_s=deadline_s, clock=clock)
     rest = _Rest(
         host,
         _options.whole(options, "http_port", HTTP_PORT, least=1, most=65_535),
         _options.text(options, "username", "root"),
         _options.text(options, "password", ""),
     )
+    if power_range_w is None:
+        return Braiins(*where, deadline_s=deadline_s, clock=clock)
     return BraiinsPowerLimited(*where, rest=rest, power_range_w=power_range_w, deadline_s=deadline_s, clock=clock)
 
 

@@ -3,7 +3,9 @@
 Reading takes one combined command and no session. A change takes the one session that the miner gives at a time
 (`logon`), which expires after a minute without use. The driver keeps its session for the next change and gives it back
 (`logoff`) at the first read two seconds later: a shed is then two exchanges and not three, and nobody else is kept
-waiting for longer than a tick. A session that the miner no longer knows is replaced once.
+waiting for longer than a tick. A session that the miner no longer knows is replaced once. Where someone else holds the
+session, a stop borrows it (`session` tells it to anyone; it is there to take turns, not for security), for a shed must
+not wait on a dashboard, nor on this agent's own session from before a restart; anything else is refused until it ends.
 
 `curtail sleep` turns hashboards and power supply off with the control board up and persists over a reboot; `curtail
 wakeup` ramps up to the profile that was set before, so resuming restores it by itself. Power is set by profile: the
@@ -29,6 +31,7 @@ from contract.clock import Clock
 _READ: Final = command("summary+power+temps+config")
 _PROFILES: Final = command("profiles+config")
 _LOGON: Final = command("logon")
+_SESSION: Final = command("session")
 
 _SESSION_LIFE_MS: Final = 55_000
 """The miner forgets it after 60 s without use; a little less, so as not to try one that just expired."""
@@ -98,37 +101,41 @@ class Luxos:
 
     async def _curtail(self, action: str, wanted: tuple[DeviceState, ...]) -> Outcome:
         until_s = deadline(self._deadline_s)
-        outcome = await self._change("curtail", action, until_s)
+        outcome = await self._change("curtail", action, until_s, borrow=action == "sleep")
         if isinstance(outcome, Refused):
             reading = await self._read(until_s)
             if isinstance(reading, MinerReading) and reading.state in wanted:
                 return Applied(f"already {reading.state}")
         return outcome
 
-    async def _change(self, name: str, argument: str, until_s: float) -> Outcome:
+    async def _change(self, name: str, argument: str, until_s: float, *, borrow: bool = False) -> Outcome:
         """One command that needs the session; a session that the miner does not know is renewed once."""
         async with self._changing:
-            reply = await self._send_in_session(name, argument, until_s)
+            reply = await self._send_in_session(name, argument, until_s, borrow=borrow)
             if isinstance(reply, dict) and _rejects_session(reply):
                 self._session = None
-                reply = await self._send_in_session(name, argument, until_s)
+                reply = await self._send_in_session(name, argument, until_s, borrow=borrow)
         if not isinstance(reply, dict):
             return reply
         said = status(reply)
         return Applied(said.message) if said.ok else Refused(said.message or f"{name} {argument} failed")
 
-    async def _send_in_session(self, name: str, argument: str, until_s: float) -> Json | Refused | Unreachable:
-        fresh = self._clock.mono_ms() - self._session_used_ms < _SESSION_LIFE_MS
-        session = self._session if fresh else None
-        if session is None:
+    async def _send_in_session(
+        self, name: str, argument: str, until_s: float, *, borrow: bool
+    ) -> Json | Refused | Unreachable:
+        if self._session is None or self._clock.mono_ms() - self._session_used_ms >= _SESSION_LIFE_MS:
             reply = await ask(self._host, self._port, _LOGON, until_s)
             if isinstance(reply, Unreachable):
                 return reply
-            session = record(reply, "SESSION").get("SessionID")
-            if not isinstance(session, str) or not session:
-                return Refused(status(reply).message or "no session")
-        self._session, self._session_used_ms = session, self._clock.mono_ms()
-        return await ask(self._host, self._port, command(name, f"{session},{argument}"), until_s)
+            self._session = _session_id(reply)
+            if self._session is None:
+                theirs = await ask(self._host, self._port, _SESSION, until_s) if borrow else {}
+                session = _session_id(theirs) if isinstance(theirs, dict) else None
+                if session is None:
+                    return Refused(status(reply).message or "no session")
+                return await ask(self._host, self._port, command(name, f"{session},{argument}"), until_s)
+        self._session_used_ms = self._clock.mono_ms()
+        return await ask(self._host, self._port, command(name, f"{self._session},{argument}"), until_s)
 
     async def _give_session_back(self, until_s: float, *, idle_ms: int) -> None:
         """Log off a session that nothing has used for `idle_ms`; without result, for it expires by itself."""
@@ -167,6 +174,11 @@ class LuxosPowerLimited(Luxos):
         if record(part(reply, "config"), "CONFIG").get("Profile") == profile:
             return Applied(f"already at profile {profile}")  # setting it again would ramp the miner down and up
         return await self._change("profileset", profile, until_s)
+
+
+def _session_id(reply: Json) -> str | None:
+    session = record(reply, "SESSION").get("SessionID")
+    return session if isinstance(session, str) and session else None
 
 
 def _asleep(config: Json) -> bool | None:
