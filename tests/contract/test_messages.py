@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from contract.messages import (
     MAX_BANKS,
     MAX_DETAIL,
+    MAX_NODES,
     MAX_PAYLOAD_BYTES,
     AnyMessage,
     BankReading,
@@ -228,6 +229,8 @@ def test_oversized_is_refused_unread() -> None:
     assert decode(Report, full + b" " * (MAX_PAYLOAD_BYTES - len(full))).site == "odessa-1"
     error = refusal(Report, full + b" " * (MAX_PAYLOAD_BYTES - len(full) + 1))
     assert (error.code, str(MAX_PAYLOAD_BYTES + 1) in error.detail) == ("oversized", True)
+    error = refusal(Report, b'{"x":[' + b"{}," * MAX_NODES + b"{}]}")
+    assert (error.code, str(MAX_NODES) in error.detail) == ("oversized", True)
 
 
 @pytest.mark.parametrize(
