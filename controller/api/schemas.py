@@ -1,0 +1,237 @@
+"""What the HTTP API takes and gives, as pydantic models. Times go in as ISO 8601 with an offset, out as ms, UTC."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from contract.messages import Mode, Source, Workload
+from contract.units import Name, PowerW
+from controller.engine.model import Key, Obligation, Override, OverrideKind, Shortfall, Text
+
+Seconds = Annotated[float, Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
+Notice = Annotated[float, Field(ge=0, le=366 * 86_400, allow_inf_nan=False)]
+Watts = Annotated[PowerW, Field(strict=True)]
+Moment = Annotated[AwareDatetime, Field(strict=True)]
+"""Strict: a bare number would be taken for seconds or milliseconds by its size."""
+
+
+class In(BaseModel):
+    """Base of what is taken: unknown fields are refused, for a misspelt limit must not be ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Out(BaseModel):
+    """Base of what is given."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class SignalIn(In):
+    """A curtailment signal. Exactly one of `reduce_w` and `target_w`, and of `ends_at` and `duration_s`."""
+
+    site: Name
+    reduce_w: Watts | None = None
+    target_w: Watts | None = None
+    starts_at: Moment | None = None
+    ends_at: Moment | None = None
+    duration_s: Seconds | None = None
+    notice_s: Notice | None = None
+    firm_too: Annotated[bool, Field(strict=True)] = False
+    id: Key | None = None
+
+
+class OverrideIn(In):
+    """An override. Without an end it stands until it is lifted."""
+
+    site: Name
+    kind: OverrideKind
+    reason: Text
+    feeder: Name | None = None
+    bank: Name | None = None
+    value_w: Watts | None = None
+    starts_at: Moment | None = None
+    ends_at: Moment | None = None
+    duration_s: Seconds | None = None
+    created_by: Text = ""
+    id: Key | None = None
+
+
+class BankOut(Out):
+    """One bank: what is wanted of it, why, and what it does."""
+
+    bank: str
+    workload: Workload
+    target_w: int | None = None
+    reason: str | None = None
+    cause: str = ""
+    value_usd_per_mwh: float | None = None
+    power_w: int | None = None
+    power_age_ms: int | None = None
+    source: Source | None = None
+    hashrate_ghs: int | None = None
+    available_w: int | None = None
+    interlocks: tuple[str, ...] = ()
+    receipt: str | None = None
+    """State of the newest receipt."""
+    receipt_reason: str | None = None
+
+
+class DecisionOut(Out):
+    """A decision of one site."""
+
+    id: str
+    site: str
+    at_ms: int
+    trigger: str
+    sentence: str
+    planned_w: int
+    cap_w: int | None
+    obligation: str | None
+    urgent: bool
+    margin_usd_per_h: float | None
+    shortfalls: tuple[Shortfall, ...]
+    banks: tuple[BankOut, ...]
+
+
+class DecisionsOut(Out):
+    decisions: list[DecisionOut]
+    from_journal: bool
+    """False where the journal cannot be read: then only the last decision of each site is told."""
+
+
+class OrderOut(Out):
+    """The newest order, and what became of it."""
+
+    epoch: int
+    seq: int
+    issued_at_ms: int
+    valid_for_ms: int
+    decision: str
+    sent: bool
+    refused: str | None = None
+    banks_by_state: dict[str, int] = {}
+
+
+class SiteSummary(Out):
+    """One line per site."""
+
+    site: str
+    name: str
+    online: bool
+    mode: Mode | None
+    report_age_ms: int | None
+    metered_w: int | None
+    planned_w: int | None
+    cap_w: int | None
+    price_usd_per_mwh: float | None
+    obligation: str | None
+    margin_usd_per_h: float | None
+    faults: tuple[str, ...]
+    sentence: str
+
+
+class SitesOut(Out):
+    sites: list[SiteSummary]
+
+
+class FeederOut(Out):
+    feeder: str
+    parent: str | None
+    limit_w: int
+    power_w: int | None = None
+    power_age_ms: int | None = None
+    source: Source | None = None
+
+
+class SiteOut(SiteSummary):
+    """Everything about a site that a person asks."""
+
+    boot: str | None
+    decision_id: str | None
+    decided_at_ms: int | None
+    price_feed: str
+    price_age_ms: int | None
+    hashprice_usd_per_ph_day: float | None
+    hashprice_age_ms: int | None
+    two_agents: bool
+    """Two agents have lately acted for this site."""
+    fenced: bool
+    order: OrderOut | None
+    shortfalls: tuple[Shortfall, ...]
+    feeders: list[FeederOut]
+    banks: list[BankOut]
+    obligations: list[Obligation]
+    overrides: list[Override]
+
+
+class BaselineOut(Out):
+    """What a reduction is counted from: mean main power of the last five minutes."""
+
+    power_w: int
+    readings: int
+
+
+class ExpectedOut(Out):
+    planned_w: int
+    target_w: int
+    meets: bool
+    shortfalls: tuple[Shortfall, ...]
+    sentence: str
+
+
+class SignalOut(Out):
+    """What follows from a signal."""
+
+    obligation: Obligation
+    created: bool
+    baseline: BaselineOut | None
+    decision: DecisionOut | None
+    """Decided and ordered at once."""
+    order: OrderOut | None
+    expected: ExpectedOut | None
+    """What would be decided when it begins, as far as is known now."""
+    journalled: bool
+    """Whether it is on disk, and so outlives a restart."""
+
+
+class OverrideOut(Out):
+    """What follows from an override."""
+
+    override: Override
+    created: bool
+    decision: DecisionOut | None
+    order: OrderOut | None
+    journalled: bool
+
+
+class OverridesOut(Out):
+    overrides: list[Override]
+
+
+class SignalsOut(Out):
+    signals: list[Obligation]
+
+
+class CheckOut(Out):
+    name: str
+    ok: bool
+    detail: str
+
+
+class ReadyOut(Out):
+    ready: bool
+    checks: list[CheckOut]
+
+
+class Problem(Out):
+    """RFC 9457, `application/problem+json`. `field` names what is at fault and `fix` what to do."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    fix: str | None = None

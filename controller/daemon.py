@@ -1,0 +1,139 @@
+"""`wattshift-controller`: the controller as a process, with its HTTP server, for systemd or a container.
+
+Exit status: 0 after a clean end, 2 where the configuration is of no use, 1 where anything else kept it from running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random, SystemRandom
+
+from aiohttp import web
+
+from contract.bus_mqtt import MqttBus
+from contract.clock import SystemClock
+from controller.api.app import create_app
+from controller.app import Controller
+from controller.config import ConfigError, ControllerConfig, load_config, read_token
+from controller.feeds.base import Feeds
+from controller.feeds.settings import build_feeds
+from controller.feeds.table import TableError
+from controller.journal.base import Journal, JournalError
+from controller.journal.sql import SqlJournal
+from controller.sdnotify import Notifier
+
+_LOG = logging.getLogger(__name__)
+_HTTP_CLOSE_S = 3.0
+_SWITCH_S = 0.001
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    level = getattr(logging, arguments.log_level.upper())
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    path = Path(arguments.config)
+    try:
+        config = load_config(path)
+        token = read_token(config, str(path))
+        if arguments.check:
+            _feeds(config, str(path))
+            sys.stdout.write(f"{path}: fine\n")
+            return 0
+        return asyncio.run(_run(config, token, str(path)))
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except (JournalError, OSError) as error:
+        sys.stderr.write(f"wattshift-controller: {error}\n")
+        return 1
+
+
+def make_journal(config: ControllerConfig) -> Journal:
+    """The journal as configured. Needs a running event loop."""
+    settings = config.journal
+    return SqlJournal(
+        settings.url,
+        queue_records=settings.queue_records,
+        retry_s=settings.retry_s,
+        max_mb=settings.max_mb,
+        epoch_floor=settings.epoch_floor,
+    )
+
+
+async def serve(controller: Controller, token: str) -> tuple[web.AppRunner, int]:
+    """Start the HTTP server beside a controller; the runner is the caller's to clean up. Returns the port too.
+
+    aiohttp switches Nagle's algorithm off on every connection. Raises `OSError` where the address is taken.
+    """
+    address = controller.config.http.address
+    runner = web.AppRunner(create_app(controller, token), access_log=None, shutdown_timeout=_HTTP_CLOSE_S)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, address.host, address.port)
+        await site.start()
+    except OSError:
+        await runner.cleanup()
+        raise
+    return runner, runner.addresses[0][1]
+
+
+async def _run(config: ControllerConfig, token: str, file: str) -> int:
+    sys.setswitchinterval(_SWITCH_S)  # the loop waits no longer than this for a thread that renders metrics
+    chance = Random(SystemRandom().getrandbits(64))
+    notifier = Notifier()
+    controller = Controller(
+        config,
+        bus=MqttBus(config.mqtt, chance),
+        clock=SystemClock(),
+        rng=chance,
+        journal=make_journal(config),
+        feeds=_feeds(config, file),
+        heartbeat=notifier.beat,
+    )
+    runner, port = await serve(controller, token)
+    _LOG.info("http: listening on %s:%d", config.http.address.host, port)
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  a coroutine of asyncio.run always runs in a task
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    gc.collect()
+    gc.freeze()  # what start-up made lives for ever: the collector need not look at it again
+    try:
+        await controller.run()
+    except asyncio.CancelledError:
+        _LOG.info("ending")
+    finally:
+        notifier.stopping()
+        with contextlib.suppress(asyncio.CancelledError):
+            await runner.cleanup()
+    return 0
+
+
+def _feeds(config: ControllerConfig, file: str) -> Feeds:
+    try:
+        return build_feeds(config.feeds.prices, config.feeds.hashprices, SystemClock(), Random(SystemRandom().random()))
+    except (TableError, OSError) as error:
+        raise ConfigError(file, "feeds", str(error), "correct the file, or the settings of its feed") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="wattshift-controller", description="The central daemon of Wattshift.")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="TOML; see deploy/config/controller.sample.toml"
+    )
+    parser.add_argument("--check", action="store_true", help="check the configuration and its files, then exit")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""A journal in memory, for the simulation and for tests: no threads, no disk, the same bytes."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+from controller.engine.model import Obligation, Override, SiteDecision
+from controller.journal.base import (
+    DecisionRecord,
+    JournalHealth,
+    OverrideRecord,
+    Record,
+    Restored,
+    SignalRecord,
+    StoredDecision,
+)
+from controller.journal.codec import decision_body, join, params_body, plate_body, snapshot_rest
+
+DECISIONS_MAX: Final = 200_000
+RECORDS_MAX: Final = 200_000
+
+
+class MemoryJournal:
+    """A `Journal` that lasts as long as the object: open it again and it restores what a restart would."""
+
+    def __init__(self, *, decisions_max: int = DECISIONS_MAX, records_max: int = RECORDS_MAX) -> None:
+        self._decisions: deque[StoredDecision] = deque(maxlen=decisions_max)
+        self._last: dict[str, SiteDecision] = {}
+        self._obligations: dict[str, Obligation] = {}
+        self._overrides: dict[str, Override] = {}
+        self._epoch = 0
+        self._written = 0
+        self.records: deque[Record] = deque(maxlen=records_max)
+        """Everything but decisions, as it was written."""
+        self.counts: Counter[str] = Counter()
+
+    async def open(self, now_ms: int) -> Restored:
+        self._epoch += 1
+        return Restored(
+            epoch=self._epoch,
+            epoch_durable=True,
+            obligations=[each for each in self._obligations.values() if each.ends_at_ms > now_ms],
+            overrides=[
+                each for each in self._overrides.values() if each.ends_at_ms is None or each.ends_at_ms > now_ms
+            ],
+            decisions=dict(self._last),
+        )
+
+    def write(self, record: Record) -> bool:
+        self._written += 1
+        self.counts[type(record).__name__] += 1
+        match record:
+            case DecisionRecord():
+                self._keep(record)
+                return True
+            case SignalRecord():
+                if record.action == "accept":
+                    self._obligations[record.obligation.id] = record.obligation
+                else:
+                    self._obligations.pop(record.obligation.id, None)
+            case OverrideRecord():
+                if record.action == "set":
+                    self._overrides[record.override.id] = record.override
+                else:
+                    self._overrides.pop(record.override.id, None)
+            case _:
+                pass
+        self.records.append(record)
+        return True
+
+    async def flush(self, timeout_s: float) -> bool:
+        del timeout_s
+        return True
+
+    async def close(self) -> None:
+        return
+
+    @property
+    def health(self) -> JournalHealth:
+        return JournalHealth(True, "in memory", queued=0, written=self._written, dropped=0, failures=0)
+
+    async def recent(self, site: str | None, limit: int) -> list[StoredDecision]:
+        found: list[StoredDecision] = []
+        for stored in reversed(self._decisions):
+            if len(found) >= limit:
+                break
+            if site is None or stored.site == site:
+                found.append(stored)
+        return found
+
+    async def decisions(self, after_n: int = 0, site: str | None = None) -> AsyncIterator[StoredDecision]:
+        for stored in list(self._decisions):
+            if stored.n > after_n and (site is None or stored.site == site):
+                yield stored
+
+    def _keep(self, record: DecisionRecord) -> None:
+        snapshot = record.snapshot
+        self._last[snapshot.site] = record.decision
+        self._decisions.append(
+            StoredDecision(
+                n=self._written,
+                id=record.id,
+                site=snapshot.site,
+                at_ms=record.at_ms,
+                trigger=record.trigger,
+                engine=record.engine,
+                params=params_body(record.params),
+                snapshot=join(snapshot_rest(snapshot), plate_body(snapshot.nameplate)),
+                decision=decision_body(record.decision),
+            )
+        )

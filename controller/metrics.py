@@ -1,0 +1,72 @@
+"""What a controller measures of itself as it works. What it knows of its sites is read at the scrape, see `scrape`.
+
+One private registry per controller, so that several live in one process. No series per bank or device.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+_FAST: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_SLOW: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """Counters and histograms. Durations are seconds."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.decision_seconds = Histogram(
+            "wattshift_controller_decision_seconds",
+            "Freeze, decide and publish of one call, journalling excluded",
+            registry=self.registry,
+            buckets=_FAST,
+        )
+        self.decisions = Counter(
+            "wattshift_controller_decisions",
+            "Site decisions by what triggered them",
+            ["trigger"],
+            registry=self.registry,
+        )
+        self.decide_crashes = Counter(
+            "wattshift_controller_decide_crashes",
+            "Site decisions that failed with a bug; the site runs into its fail-safe",
+            registry=self.registry,
+        )
+        self.signal_to_order_seconds = Histogram(
+            "wattshift_controller_signal_to_order_seconds",
+            "A signal or override taken in by HTTP until its order was on the bus",
+            registry=self.registry,
+            buckets=_FAST,
+        )
+        self.order_confirmed_seconds = Histogram(
+            "wattshift_controller_order_confirmed_seconds",
+            "An order that changed a target until every bank was confirmed by measured power, site time",
+            registry=self.registry,
+            buckets=_SLOW,
+        )
+        self.orders = Counter(
+            "wattshift_controller_orders",
+            "Orders by what became of them at the bus",
+            ["result"],
+            registry=self.registry,
+        )
+        self.receipts = Counter(
+            "wattshift_controller_receipts",
+            "Changes of a bank's receipt state, by state",
+            ["state"],
+            registry=self.registry,
+        )
+        self.refusals = Counter(
+            "wattshift_controller_order_refusals",
+            "Orders refused as a whole, by reason",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.overruns = Counter(
+            "wattshift_controller_tick_overruns",
+            "Ticks that were due before the one before was done",
+            registry=self.registry,
+        )
