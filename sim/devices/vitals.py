@@ -51,6 +51,7 @@ def vitals(port: AsicPort, wall_ms: int) -> dict[str, float | str]:
         "limit3_w": limit_w / BOARDS,
         "rated_w": model.rated_w,
         "rated_ghs": model.hashrate_ghs,
+        "rated_ghs3": model.hashrate_ghs / BOARDS,
         "rated_ths": model.hashrate_ghs / 1e3,
         "rated_mhs3": model.hashrate_ghs * 1e3 / BOARDS,
         "nominal_ghs": nominal_ghs,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -34,6 +35,8 @@ DRIP_S: Final = 0.1
 GARBAGE: Final = bytes(range(1, 32)) + b"\xff\xfe{{]}<!\x00\x9c" * 8
 _RESET: Final = struct.pack("ii", 1, 0)
 _DECODER: Final = json.JSONDecoder()
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?$)', re.DOTALL)
+"""JSON strings, one not yet closed too."""
 
 
 @dataclass(eq=False, slots=True)
@@ -312,5 +315,6 @@ def _take_object(data: bytes, *, ended: bool) -> tuple[object] | None:
 
 
 def _balanced(data: bytes) -> bool:
-    """Whether every brace is closed, so that more bytes cannot mend what does not parse."""
-    return data.count(b"{") <= data.count(b"}")
+    """Whether every brace outside of strings is closed, so that more bytes cannot mend what does not parse."""
+    bare = _STRINGS.sub(b"", data)
+    return bare.count(b"{") <= bare.count(b"}")
