@@ -26,12 +26,13 @@ class Tally:
 
     unmet: int = 0
     """Not yet what they are to be; the figures below are parts of it."""
-    sent: int = 0
-    """Of those, commanded since the order."""
     refused: int = 0
     unreachable: int = 0
     unsupported: int = 0
     """They cannot be steered at all."""
+
+
+NO_TALLY: Final = Tally()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Progress:
     source: Source
     devices_in_band: bool = False
     """Whether the devices' own figures claim the band."""
-    tally: Tally = Tally()
+    tally: Tally = NO_TALLY
     any_sent: bool = False
     """Whether any command of this order has gone out, met or not."""
 

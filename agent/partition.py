@@ -1,0 +1,256 @@
+"""The HPC bank: one partition of a scheduler, held at its setpoint by what may start and what is stopped in place.
+
+Down: no new starts, then jobs are frozen down the order's shed ladder, the rest by value per watt; firm jobs only where
+the guard says so. Up, in reverse: thaw what we froze, last frozen first, then let pending jobs start. Only what the
+agent itself did is undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from agent.bank import Survey
+from agent.contain import Containment
+from agent.drivers.base import Applied, Outcome, Partition, PartitionFacts, Refused, Unreachable
+from agent.guard_model import BankHold
+from agent.job_ladder import Aim, Ladder, Moves, Nodes, draw_w, plan_moves
+from agent.receipts import Tally
+from contract.clock import Clock
+from contract.messages import DeviceCounts, JobState, Order, PartitionReading, Source
+from contract.reasons import ReceiptReason
+
+ROUNDS_MAX: Final = 3
+"""Looks at the partition in a row after acting on it, before the next regular one."""
+BATCH_DEADLINES: Final = 4
+"""Deadlines that an operation on many jobs may take; the driver works on several at once."""
+ATTEMPT_MS: Final = 60_000
+"""How long a freeze whose answer was lost may still turn out to have been ours."""
+
+
+class HpcBank:
+    """See the module. `run` acts; everything else only says what is wanted or known."""
+
+    def __init__(
+        self,
+        name: str,
+        partition: Partition,
+        nodes: Nodes,
+        *,
+        deadline_s: float,
+        stale_ms: int,
+        settle_ms: int,
+        clock: Clock,
+        contain: Containment,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.partition = partition
+        self.first_command_ms: int | None = None
+        self.frozen: list[str] = []
+        """Jobs we froze, in that order."""
+        self.admission_closed = False
+        """Whether it is we who keep jobs from starting."""
+        self.commands: Counter[tuple[str, str]] = Counter()
+        self._nodes = nodes
+        self._deadline_s = deadline_s
+        self._stale_ms = stale_ms
+        self._settle_ms = settle_ms
+        self._clock = clock
+        self._contain = contain
+        self._on_change = on_change
+        self._attempts: dict[str, int] = {}
+        self._wake = asyncio.Event()
+        self._aim: Aim | None = None
+        self._ladder = Ladder()
+        self._strict = False
+        self._facts: PartitionFacts | None = None
+        self._read_ms = 0
+        self._acted_ms: int | None = None
+        self._failed = False
+        self._tally = Tally()
+        self._metered_w: tuple[int, int] | None = None
+
+    def new_order(self, order: Order) -> None:
+        self.first_command_ms = None
+        self._ladder = Ladder.of(order, self.name)
+        self._strict = order.cap_w is not None or order.obligation is not None
+
+    def hold(self, hold: BankHold, unread_w: int | None) -> None:  # noqa: ARG002  a scheduler knows all its nodes
+        aim = None
+        if hold.setpoint_w is not None:
+            any_firm = hold.firm_too and (
+                bool(hold.interlocks) or hold.why is ReceiptReason.FEEDER_LIMIT or self._ladder.all_firm
+            )
+            firm = self._ladder.firm if hold.firm_too else frozenset()
+            aim = Aim(hold.setpoint_w, hold.may_raise, firm, any_firm, self._strict)
+        if aim != self._aim:
+            self._aim = aim
+            self._wake.set()
+
+    def correct(self, metered_w: int, read_ms: int, tolerance_w: int) -> None:
+        """Tell it what its own meter shows: an excess that stays is shed too."""
+        self._metered_w = (metered_w - tolerance_w, read_ms)
+
+    def look(self) -> None:
+        """Read the partition at the next opportunity."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Hold the partition at its aim until cancelled."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if self._fresh(self._clock.mono_ms()):
+                    await self._act()  # at once, on what is known; the look that follows corrects it
+                for _ in range(ROUNDS_MAX):
+                    await self._read()
+                    if not await self._act():
+                        break
+                self._on_change()
+        finally:
+            await self._contain.run(self.partition.close(), self._deadline_s, self.partition)
+
+    def survey(self, now_ms: int) -> Survey:
+        facts, nodes = self._facts, self._nodes
+        if facts is None or not self._fresh(now_ms):
+            counts = DeviceCounts(unreachable=nodes.count) if self._failed else DeviceCounts(unknown=nodes.count)
+            return Survey(counts=counts, source=Source.MODEL, tally=self._tally)
+        power_w = draw_w(facts, nodes)
+        up = min(facts.nodes_up, nodes.count)
+        busy = min(facts.nodes_busy, up)
+        return Survey(
+            counts=DeviceCounts(running=busy, stopped=up - busy, unreachable=nodes.count - up),
+            power_w=power_w,
+            upper_w=power_w,
+            source=Source.MODEL,
+            read_ms=self._read_ms,
+            available_w=up * nodes.rated_w,
+            planned_w=power_w,
+            tally=self._tally,
+        )
+
+    def reading(self, now_ms: int) -> PartitionReading | None:
+        """The partition as it is reported; None where it was never read."""
+        facts = self._facts
+        if facts is None:
+            return None
+        return PartitionReading(
+            bank=self.name,
+            nodes_up=facts.nodes_up,
+            nodes_busy=facts.nodes_busy,
+            admitting=facts.admitting,
+            age_ms=max(now_ms - self._read_ms, 0),
+            jobs=facts.jobs,
+        )
+
+    def _fresh(self, now_ms: int) -> bool:
+        return self._facts is not None and now_ms - self._read_ms <= self._stale_ms
+
+    async def _read(self) -> None:
+        facts = await self._contain.run(self.partition.read(), self._deadline_s, self.partition)
+        self._failed = isinstance(facts, Unreachable)
+        if isinstance(facts, Unreachable):
+            return
+        self._facts = facts
+        self._read_ms = self._clock.mono_ms()
+        standing = {job.id for job in facts.jobs if job.state is JobState.FROZEN}
+        since_ms = self._read_ms - ATTEMPT_MS
+        self._attempts = {job: at_ms for job, at_ms in self._attempts.items() if at_ms >= since_ms}
+        self.frozen += [job for job in self._attempts if job in standing and job not in self.frozen]
+        # What has ended, or what somebody else let go on, is no longer ours to thaw.
+        self.frozen = [job for job in self.frozen if job in standing]
+
+    async def _act(self) -> bool:
+        """One round of moves on what is known. Whether anything was done that a new look should show."""
+        aim, facts = self._aim, self._facts
+        if aim is None or facts is None or not self._fresh(self._clock.mono_ms()):
+            return False
+        moves = plan_moves(facts, aim, self._nodes, self._ladder, self.frozen, self._excess_w(facts))
+        closes = not moves.admit and (facts.admitting or self.admission_closed)
+        outcomes = dict(await self._down(moves, closes=closes)) | dict(await self._up(moves))
+        self._count(moves, outcomes, closes=closes)
+        return bool(moves.freeze or moves.thaw) or (moves.admit and not facts.admitting and self.admission_closed)
+
+    async def _down(self, moves: Moves, *, closes: bool) -> Mapping[str, Outcome]:
+        """Close admission and freeze, both at once: neither waits for the other's hanging."""
+        if not closes and not moves.freeze:
+            return {}
+        if moves.freeze or not self.admission_closed:
+            self._note_command()
+        if not closes:
+            return await self._freeze(moves.freeze)
+        admission, frozen = await asyncio.gather(self._admission(open_=False), self._freeze(moves.freeze))
+        return {"admission": admission, **frozen}
+
+    async def _freeze(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
+        if not jobs:
+            return {}
+        now_ms = self._clock.mono_ms()
+        self._attempts |= dict.fromkeys(jobs, now_ms)  # also those whose answer is lost: a later look tells
+        outcomes = await self._each(self.partition.freeze(jobs), jobs)
+        self._mark(jobs, JobState.FROZEN, outcomes)
+        return outcomes
+
+    async def _up(self, moves: Moves) -> Mapping[str, Outcome]:
+        outcomes: dict[str, Outcome] = {}
+        if moves.thaw:
+            self._note_command()
+            outcomes |= await self._each(self.partition.thaw(moves.thaw), moves.thaw)
+            self._mark(moves.thaw, JobState.RUNNING, outcomes)
+        if moves.admit and self.admission_closed:
+            self._note_command()
+            outcomes["admission"] = await self._admission(open_=True)
+        return outcomes
+
+    async def _admission(self, *, open_: bool) -> Outcome:
+        operation = self.partition.set_admission(open_)
+        outcome = await self._contain.run(operation, BATCH_DEADLINES * self._deadline_s, self.partition)
+        if isinstance(outcome, Applied):
+            self.admission_closed = not open_
+        elif not open_:
+            self.admission_closed = True  # it may have been done in part: it is ours to undo
+        return outcome
+
+    async def _each(self, operation: Awaitable[Mapping[str, Outcome]], jobs: Sequence[str]) -> Mapping[str, Outcome]:
+        outcomes = await self._contain.run(operation, BATCH_DEADLINES * self._deadline_s, self.partition)
+        return dict.fromkeys(jobs, outcomes) if isinstance(outcomes, Unreachable) else outcomes
+
+    def _mark(self, jobs: Sequence[str], state: JobState, outcomes: Mapping[str, Outcome]) -> None:
+        """Until the next look, believe what was applied, so that it is not done twice."""
+        done = {job for job in jobs if isinstance(outcomes.get(job), Applied)}
+        if self._facts is not None and done:
+            believed = (job.model_copy(update={"state": state}) if job.id in done else job for job in self._facts.jobs)
+            self._facts = replace(self._facts, jobs=tuple(believed))
+        if state is JobState.FROZEN:
+            self.frozen += [job for job in jobs if job in done and job not in self.frozen]
+        else:
+            self.frozen = [job for job in self.frozen if job not in done]
+            self._attempts = {job: at_ms for job, at_ms in self._attempts.items() if job not in done}
+
+    def _excess_w(self, facts: PartitionFacts) -> int:
+        """What the meter shows above the scheduler's account, once the last action has had its time to show."""
+        if self._metered_w is None:
+            return 0
+        metered_w, read_ms = self._metered_w
+        settled = self._acted_ms is None or read_ms - self._acted_ms >= self._settle_ms
+        return max(metered_w - draw_w(facts, self._nodes), 0) if settled else 0
+
+    def _note_command(self) -> None:
+        self._acted_ms = self._clock.mono_ms()
+        if self.first_command_ms is None:
+            self.first_command_ms = self._acted_ms
+
+    def _count(self, moves: Moves, outcomes: Mapping[str, Outcome], *, closes: bool) -> None:
+        kinds = dict.fromkeys(moves.freeze, "freeze") | dict.fromkeys(moves.thaw, "thaw")
+        kinds["admission"] = "close" if closes else "admit"
+        refused = unreachable = 0
+        for what, outcome in outcomes.items():
+            self.commands[kinds.get(what, "freeze"), type(outcome).__name__.lower()] += 1
+            refused += isinstance(outcome, Refused)
+            unreachable += isinstance(outcome, Unreachable)
+        self._tally = Tally(unmet=refused + unreachable, refused=refused, unreachable=unreachable)
