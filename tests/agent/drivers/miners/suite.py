@@ -292,6 +292,18 @@ class MinerSuite:
             assert isinstance(await second.resume(), Applied)
             assert (peer.scene, peer.mode) == ("running", before)
 
+    async def test_a_resumed_miner_reads_as_starting_at_once(self) -> None:
+        if not self.curtails:
+            pytest.skip("read-only")
+        async with self.peer() as peer:
+            miner = self.driver(peer)
+            assert isinstance(miner, Curtailable)
+            await miner.stop()
+            assert await state_of(miner) is DeviceState.STOPPED
+            await miner.resume()
+            peer.scene = "starting"
+            assert await state_of(miner) is DeviceState.STARTING
+
     async def test_a_device_that_says_no_is_refused_and_not_unreachable(self) -> None:
         async with self.peer() as peer:
             peer.refuses = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -48,6 +49,14 @@ async def test_a_complete_answer_is_returned_while_the_device_keeps_the_connecti
         assert await exchange("127.0.0.1", listener.port, b"{}", until_s=deadline(10)) == b"all\x00"
 
 
+async def test_after_the_deadline_the_device_sees_the_connection_gone() -> None:
+    async with Listener(lambda _: b"half", close=False) as listener:
+        outcome = await exchange("127.0.0.1", listener.port, b"{}", until_s=deadline(0.1))
+        assert outcome == Unreachable(Failure.TIMEOUT, "no full answer in time")
+        async with asyncio.timeout(10):
+            await listener.client_gone.wait()
+
+
 async def test_framing_is_the_callers() -> None:
     async with Listener(lambda _: b"a.b.c", close=False) as listener:
         answer = await exchange(
@@ -69,6 +78,7 @@ class Listener:
 
     def __init__(self, answer: Callable[[bytes], bytes], *, close: bool = True) -> None:
         self.requests: list[bytes] = []
+        self.client_gone = asyncio.Event()
         self._answer = answer
         self._close = close
 
@@ -86,5 +96,11 @@ class Listener:
             self.requests.append(request)
             writer.write(self._answer(request))
         if not self._close:
-            await reader.read()
+            await _until_gone(reader)
+            self.client_gone.set()
         writer.close()
+
+
+async def _until_gone(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
