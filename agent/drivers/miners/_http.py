@@ -1,7 +1,8 @@
 """The little of HTTP/1.1 that a miner's web interface needs: one request per connection over the lean transport.
 
 Not aiohttp, for two reasons: it opens its sockets itself, past the loop's `create_connection(factory, host, port)`, so
-no in-memory device could stand behind it; and at one request per connection it takes about twice the CPU.
+no in-memory device could stand behind it; and with its digest middleware, one connection per request and a challenge
+answered in advance, it took 0.33 ms of CPU where this takes 0.23.
 """
 
 from __future__ import annotations
