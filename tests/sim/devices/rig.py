@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,3 +120,10 @@ async def http(
     status, *fields = head.decode().split("\r\n")
     pairs = (line.split(": ", 1) for line in fields)
     return int(status.split()[1]), {name.lower(): value for name, value in pairs}, rest
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for a condition, and fail where it does not come."""
+    async with asyncio.timeout(3 * PATIENCE_S):
+        while not true():  # noqa: ASYNC110  what it waits for has no event
+            await asyncio.sleep(0.005)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from sim.devices import wire
 from sim.ports import AsicState, DeviceFault
 from sim.virtual import run_virtual
-from tests.sim.devices.rig import PATIENCE_S, MemoryAsic, code, parsed, rig
+from tests.sim.devices.rig import MemoryAsic, code, parsed, rig, until
 
 FIRMWARES = ("antminer", "braiins", "cgminer", "luxos", "whatsminer")
 SUMMARY = b'{"command":"summary"}'
@@ -116,7 +115,7 @@ async def test_a_device_that_loses_power_before_it_answered_does_not_answer() ->
     asic = MemoryAsic(latency_s=0.05)
     async with rig("luxos", asic) as device, device.connected() as (reader, writer):
         writer.write(SUMMARY)
-        await _until(lambda: device.farm.log.reads == 1)
+        await until(lambda: device.farm.log.reads == 1)
         asic.state = AsicState.DEAD
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
@@ -238,9 +237,3 @@ def test_every_firmware_runs_unchanged_in_virtual_time(firmware: str) -> None:
 )
 def test_a_request_is_taken_when_it_is_whole_or_can_never_be(data: bytes, ended: bool, taken: object) -> None:
     assert wire.take_api_request(data, ended=ended) == taken
-
-
-async def _until(true: Callable[[], bool], pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not true():
-            await pause(0.002)
