@@ -143,7 +143,7 @@ class ControllerConfig(_Settings):
     def params_of(self, site: str) -> Params:
         """How decisions are made for a site: the defaults, then [params], then the site's own."""
         own = self.sites[site].params if site in self.sites else {}
-        return Params.model_validate(self.params | own)
+        return Params.model_validate({"tick_ms": self.tick_ms} | self.params | own)
 
     def price_feed_of(self, site: str) -> str | None:
         return (self.sites[site].price if site in self.sites else None) or self.price

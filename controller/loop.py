@@ -109,9 +109,9 @@ class ControlLoop:
         self._heartbeat()
         if now_ms < self._last_wall_ms:  # the wall clock was set back: what was crossed stays crossed
             self._last_wall_ms = now_ms
-        for site in self._overrides.crossed(self._last_wall_ms, now_ms):
+        for site in sorted(self._overrides.crossed(self._last_wall_ms, now_ms)):
             self.request(site, "override")
-        for site in self._signals.crossed(self._last_wall_ms, now_ms):
+        for site in sorted(self._signals.crossed(self._last_wall_ms, now_ms)):
             self.request(site, "signal")
         self._last_wall_ms = now_ms
         self._notice_prices(now_ms)

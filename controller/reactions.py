@@ -70,8 +70,10 @@ class Reactions:
         if power_w is None or power_w <= obligation.target_w + obligation.target_w // _MARGIN:
             return False
         now_ms = self._clock.mono_ms()
-        if state.event_decided_at_ms is not None and now_ms - state.event_decided_at_ms < _AT_RISK_GAP_MS:
-            return False
+        ordered_ms = state.orders.last_at_ms if state.orders.last is not None else None
+        for since_ms in (ordered_ms, state.event_decided_at_ms):
+            if since_ms is not None and now_ms - since_ms < _AT_RISK_GAP_MS:
+                return False
         state.event_decided_at_ms = now_ms
         return True
 
