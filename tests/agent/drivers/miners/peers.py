@@ -353,6 +353,9 @@ class BraiinsRestPeer(HttpPeer):
             return 200, [], json.dumps({"token": self.token, "timeout_s": 3_600}).encode()
         if not self.token or headers.get("authorization") != self.token:
             return 401, [], b""
+        if (method, path) == ("GET", "/api/v1/miner/details"):
+            details = fixture("braiins", self.miner.scene)["answers"].get(path)
+            return (404, [], b"") if details is None else (200, [], json.dumps(details).encode())
         if (method, path) != ("PUT", "/api/v1/performance/power-target"):
             return 404, [], b""
         if self.miner.refuses:

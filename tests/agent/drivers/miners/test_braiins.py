@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from agent.drivers.base import Applied, Failure, PowerLimited, Unreachable
+from agent.drivers.base import Applied, Curtailable, DeviceState, Failure, PowerLimited, Unreachable
 from tests.agent.drivers.miners.peers import BraiinsPeer
-from tests.agent.drivers.miners.suite import ManualClock, MinerSuite
+from tests.agent.drivers.miners.suite import ManualClock, MinerSuite, state_of
 
 TARGET = "PUT /api/v1/performance/power-target"
+DETAILS = "GET /api/v1/miner/details"
 LOGIN = "POST /api/v1/auth/login"
 
 
@@ -21,6 +22,28 @@ class TestBraiins(MinerSuite):
         async with BraiinsPeer() as peer:
             await self.driver(peer).read()
             assert peer.asked == ["summary+temps+tunerstatus+devdetails"]
+
+    async def test_a_pause_that_only_rest_tells_of_is_asked_for_now_and_then_and_again_after_a_change(self) -> None:
+        async with BraiinsPeer() as peer:
+            peer.scene = "stopped_told_by_rest"
+            clock = ManualClock()
+            miner = self.driver(peer, clock=clock)
+            assert isinstance(miner, Curtailable)
+            for _ in range(4):
+                assert await state_of(miner) is DeviceState.STOPPED
+                clock.now_ms += 7_000
+            assert peer.asked.count(DETAILS) == 2
+            await miner.resume()
+            peer.scene = "starting_told_by_rest"
+            assert await state_of(miner) is DeviceState.STARTING
+
+    async def test_a_version_without_rest_is_not_asked_for_it_at_every_read(self) -> None:
+        async with BraiinsPeer() as peer:
+            peer.scene = "starting"
+            miner = self.driver(peer)
+            for _ in range(5):
+                assert await state_of(miner) is DeviceState.STARTING
+            assert peer.asked.count(DETAILS) == 1
 
     async def test_logs_in_once_and_again_when_the_token_expired(self) -> None:
         async with BraiinsPeer() as peer:
