@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.drivers.base import Applied, Curtailable, Failure, Refused, Remembers, Unreachable
-from tests.agent.drivers.miners.peers import AntminerPeer
+from tests.agent.drivers.miners.firmware_peers import AntminerPeer
 from tests.agent.drivers.miners.suite import ManualClock, MinerSuite
 
 STATS = "GET /cgi-bin/stats.cgi"

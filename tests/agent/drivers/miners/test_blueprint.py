@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.drivers.miners import MinerFactory, _blueprint
-from tests.agent.drivers.miners.peers import BlueprintPeer
+from tests.agent.drivers.miners.firmware_peers import BlueprintPeer
 from tests.agent.drivers.miners.suite import MinerSuite
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from agent.drivers.base import Applied, Curtailable, DeviceState, Failure, PowerLimited, Unreachable
-from tests.agent.drivers.miners.peers import BraiinsPeer
+from tests.agent.drivers.miners.firmware_peers import BraiinsPeer
 from tests.agent.drivers.miners.suite import ManualClock, MinerSuite, state_of
 
 TARGET = "PUT /api/v1/performance/power-target"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from agent.drivers.base import Applied, Curtailable, MinerReading, PowerLimited, Refused
-from tests.agent.drivers.miners.peers import LuxosPeer
+from tests.agent.drivers.miners.firmware_peers import LuxosPeer
 from tests.agent.drivers.miners.suite import ManualClock, MinerSuite
 
 

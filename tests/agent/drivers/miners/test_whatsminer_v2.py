@@ -9,7 +9,7 @@ import pytest
 
 from agent.drivers.base import Applied, Curtailable, Failure, MissingExtraError, PowerLimited, Unreachable
 from agent.drivers.miners import REGISTRY
-from tests.agent.drivers.miners.peers import WhatsminerPeer
+from tests.agent.drivers.miners.firmware_peers import WhatsminerPeer
 from tests.agent.drivers.miners.suite import ManualClock, MinerSuite
 
 
