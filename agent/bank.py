@@ -16,6 +16,7 @@ from contract.messages import DeviceCounts, Order, Source
 
 KNOWN_SHARE: Final = 0.9
 """From this share of devices with a power figure of their own, their sum speaks for the bank."""
+UNREAD_BAND_MILLI: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,8 @@ class HashBank:
         self._settle_ms = settle_ms
         self._hot_share_milli = hot_share_milli
         self._spread = spread
+        rated_w = [device.rated_w for device in devices]
+        self._deadband_w = max(2 * max(rated_w, default=0), sum(rated_w) * UNREAD_BAND_MILLI // 1_000)
         self._hold: tuple[int | None, bool, int | None] | None = None
         self._planned_w = 0
         self._trim_w = 0
@@ -100,19 +103,22 @@ class HashBank:
         self.first_command_ms = None
 
     def hold(self, hold: BankHold, unread_w: int | None) -> None:
+        unread_w = self._steadied(unread_w)
         wanted = (hold.setpoint_w, hold.may_raise, unread_w)
         if wanted == self._hold and not self.dirty:
             return
         if self._hold is None or hold.setpoint_w != self._hold[0]:
             self._trim_w = 0
             self._changed_ms = None
+        was_dirty, self.dirty = self.dirty, False
         self._hold = wanted
-        self.dirty = False
         if hold.setpoint_w is None:
             for device in self.devices:
                 device.aim(UNSET)
             return
         self._allocate(hold.setpoint_w, unread_w, may_raise=hold.may_raise)
+        if was_dirty:
+            self._fleet.command(self.devices)  # those whose aim stays and who have left it
 
     def correct(self, metered_w: int, read_ms: int, tolerance_w: int) -> None:
         """Close the loop over the bank's own meter: where it stays above the setpoint, less is allotted."""
@@ -128,6 +134,13 @@ class HashBank:
 
     def survey(self, now_ms: int) -> Survey:
         return _Sum(self.devices, now_ms, self._stale_ms, self._hot_share_milli).survey(self, self._planned_w)
+
+    def _steadied(self, unread_w: int | None) -> int | None:
+        """A meter wanders: what it leaves for unreadable devices changes only by more than a device or two."""
+        before = None if self._hold is None else self._hold[2]
+        if unread_w is None or before is None:
+            return unread_w
+        return before if abs(unread_w - before) <= self._deadband_w else unread_w
 
     def _allocate(self, setpoint_w: int, unread_w: int | None, *, may_raise: bool) -> None:
         allocation = allocate(

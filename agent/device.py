@@ -29,6 +29,8 @@ LIMIT_BAND_W: Final = 100
 """A power limit within this of the wanted one is left: firmware rounds to profiles."""
 BREAK_AFTER: Final = 3
 """Failures in a row before a device is polled ever more rarely."""
+STOPPED_STAYS: Final = 4
+"""How many times longer than a running device a silent one that was stopped is believed to be what it was."""
 EFFICIENCY_GAIN: Final = 0.1
 """Weight of a new efficiency reading in the smoothed one."""
 
@@ -148,8 +150,15 @@ class Device(Unit):
             self.next_poll_ms = now_ms + int(wait_ms * (0.5 + 0.5 * rng.random()))
 
     def darken(self, now_ms: int, stale_ms: int) -> bool:
-        """Stop believing a reading that has grown stale. Whether it stands otherwise than before."""
-        if self.standing is Standing.DARK or self.standing is Standing.FIXED or now_ms - self.read_ms <= stale_ms:
+        """Stop believing a reading that has grown stale. Whether it stands otherwise than before.
+
+        That a device was stopped is believed longer: a switch that reboots must not make a bank at part load be taken
+        for one at full load.
+        """
+        standing = self.standing
+        if standing is Standing.DARK or standing is Standing.FIXED:
+            return False
+        if now_ms - self.read_ms <= (stale_ms if standing is Standing.UP else STOPPED_STAYS * stale_ms):
             return False
         self.standing = Standing.DARK
         return True

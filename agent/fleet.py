@@ -189,7 +189,8 @@ class Fleet:
         if isinstance(reading, MinerReading):
             self.polls["ok"] += 1
             if device.take(reading, now_ms, rules.max_chip_mc, rules.cool_chip_mc):
-                self._on_change(device.owner)
+                self._on_change(device.owner)  # its aim may not be its aim any more: the bank's next step tells it
+                return
         else:
             self.polls[reading.failure] += 1
             device.miss(reading.failure, now_ms, bounds.poll_every_ms, bounds.reassert_max_ms, self._rng)

@@ -63,6 +63,7 @@ class HpcBank:
         self._contain = contain
         self._on_change = on_change
         self._attempts: dict[str, int] = {}
+        self._acting = False
         self._wake = asyncio.Event()
         self._aim: Aim | None = None
         self._ladder = Ladder()
@@ -95,6 +96,11 @@ class HpcBank:
         """Tell it what its own meter shows: an excess that stays is shed too."""
         self._metered_w = (metered_w - tolerance_w, read_ms)
 
+    @property
+    def settled(self) -> bool:
+        """Whether it has acted on its present aim."""
+        return not self._wake.is_set() and not self._acting
+
     def look(self) -> None:
         """Read the partition at the next opportunity."""
         self._wake.set()
@@ -105,12 +111,14 @@ class HpcBank:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
+                self._acting = True
                 if self._fresh(self._clock.mono_ms()):
                     await self._act()  # at once, on what is known; the look that follows corrects it
                 for _ in range(ROUNDS_MAX):
                     await self._read()
                     if not await self._act():
                         break
+                self._acting = False
                 self._on_change()
         finally:
             await self._contain.run(self.partition.close(), self._deadline_s, self.partition)

@@ -1,0 +1,488 @@
+"""The site agent: reports, obeys under the guard's eye, and proves what came of it.
+
+Everything runs in one event loop and nothing waits for a device. An order acts the moment it arrives: admit, step,
+allocate, first command. Beside that a control loop looks at the whole site at least once a second, states every bank's
+target again, and reports at its tick whatever is known by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any, Final
+
+from agent.answers import Bands, ReceiptBook
+from agent.bank import Survey
+from agent.build import DriverRegistry, build
+from agent.compiled import guard_plan, nameplate
+from agent.config import AgentConfig
+from agent.guard import admit, adopt, mode_of, set_local, step
+from agent.guard_model import GuardPlan, GuardState, Verdict
+from agent.measure import Measure, Measurer
+from agent.persist import Now, memory_to_save, restore_guard, restore_machinery, state_to_save
+from agent.report import SentReports, build_report
+from agent.state import StateStore
+from agent.twin import TwinWatch
+from contract.bus import Bus, Inbound, Will
+from contract.clock import Clock
+from contract.messages import Mode, Order, Receipt, Status, WireError, decode, encode
+from contract.topics import site_topic
+
+_LOG = logging.getLogger(__name__)
+POLL_SLICES: Final = 50
+"""A cycle of readings is spread over so many slices, so that an order never waits behind a burst of them."""
+SLICE_DEVICES: Final = 20
+MEMORY_EVERY_MS: Final = 5_000
+SAVE_EVERY_MS: Final = 60_000
+TICKS_LATE: Final = 5
+"""A control loop this many periods behind is not healthy."""
+
+
+class SiteAgent:
+    """One site. `run` until cancelled; the properties may be read at any time, from the same loop.
+
+    Raises `agent.config_rules.ConfigError` for a driver or an option that cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        bus: Bus,
+        clock: Clock,
+        rng: Random,
+        state: StateStore,
+        registry: DriverRegistry | None = None,
+        on_tick: Callable[[], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.plan: GuardPlan = guard_plan(config)
+        self._bus, self._clock, self._rng, self._store = bus, clock, rng, state
+        self._on_tick = on_tick
+        loaded = state.load()
+        saved_boot_ms = loaded.state.boot_ms if loaded.state is not None else 0
+        self._boot_ms = max(clock.wall_ms(), saved_boot_ms + 1)
+        self.boot = f"{self._boot_ms:013x}-{rng.getrandbits(32):08x}"
+        """This incarnation; a later one sorts after an earlier one."""
+        self.machinery = build(
+            config,
+            registry or DriverRegistry.installed(),
+            clock=clock,
+            rng=rng,
+            on_reading=self._on_gauge,
+            on_partition=self._on_partition,
+        )
+        restore_machinery(self.machinery, loaded)
+        self._guard = restore_guard(self.plan, loaded, self._now())
+        self._found_as_is = loaded.state is None and not loaded.corrupt
+        self.plate = nameplate(config, self.boot)
+        self._measurer = Measurer(config, self.plan, self.machinery.gauges.by_name)
+        start_delays_ms = [bank.start_delay_ms for bank in config.banks.values()]
+        bands = Bands(config.tolerance, config.timing)
+        self.book = ReceiptBook(config.site.id, self.boot, self.plan.banks, start_delays_ms, bands)
+        self.sent = SentReports()
+        self.twin = TwinWatch(config.site.id, self.boot, clock)
+        self._surveys: list[Survey] = [bank.survey(clock.mono_ms()) for bank in self.machinery.banks]
+        self._measure: Measure = self._measurer.measure(self._surveys, clock.mono_ms())
+        self._verdict: Verdict = self._step()
+        self._order: Order | None = None
+        self._dirty = True
+        self._saved_ms = self._memory_saved_ms = self._report_due_ms = clock.mono_ms()
+        self._sighted = False
+        self._started_ms: int | None = None
+        self._ending = False
+        self.ticked_ms: int | None = None
+        self.late_ms = 0
+        """How late the last control step began."""
+        self.events: Counter[tuple[str, str]] = Counter()
+        """Orders, messages and state saves by what became of them; see `agent.metrics`."""
+        self._logged: set[str] = set()
+
+    # what others may read
+
+    @property
+    def mode(self) -> Mode:
+        return mode_of(self.plan, self._guard, self._clock.mono_ms())
+
+    @property
+    def guard_state(self) -> GuardState:
+        return self._guard
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the site is held at."""
+        return self._verdict
+
+    @property
+    def measure(self) -> Measure:
+        """What was last measured."""
+        return self._measure
+
+    @property
+    def last_order(self) -> Order | None:
+        """The last one accepted by this incarnation."""
+        return self._order
+
+    @property
+    def setpoints(self) -> Mapping[str, int | None]:
+        """What each bank is held at; None where hands are off."""
+        return {bank.id: hold.setpoint_w for bank, hold in zip(self.plan.banks, self._verdict.banks, strict=True)}
+
+    @property
+    def now_ms(self) -> int:
+        """This moment on the agent's monotonic clock."""
+        return self._clock.mono_ms()
+
+    @property
+    def bus(self) -> Bus:
+        return self._bus
+
+    @property
+    def store(self) -> StateStore:
+        return self._store
+
+    def health(self) -> tuple[bool, Mapping[str, object]]:
+        """Whether the control loop ticks and speaks for its site, and the particulars."""
+        now_ms = self._clock.mono_ms()
+        age_ms = None if self.ticked_ms is None else now_ms - self.ticked_ms
+        ticking = age_ms is not None and age_ms <= TICKS_LATE * self.config.timing.guard_every_ms
+        return ticking and self.twin.master is None, {
+            "site": self.config.site.id,
+            "boot": self.boot,
+            "ticking": ticking,
+            "tick_age_ms": age_ms,
+            "mode": str(self.mode),
+            "broker": self._bus.connected,
+            "twin": self.twin.master,
+            "state_save_failures": self._store.failures,
+            "driver_faults": self.machinery.contain.faults,
+            "interlocks": sorted(
+                f"{bank.id}: {lock.kind}"
+                for bank, hold in zip(self.plan.banks, self._verdict.banks, strict=True)
+                for lock in hold.interlocks
+            ),
+        }
+
+    # what a person on site may do
+
+    def set_local(self, *, local: bool) -> None:
+        """Take the site out of, or back into, the controller's hands."""
+        if local != self._guard.local:
+            _LOG.warning("%s: local control %s", self.config.site.id, "taken" if local else "given back")
+            facts = self._measure.facts
+            self._guard = set_local(self.plan, self._guard, facts, self._clock.mono_ms(), local=local)
+            self._obey()
+
+    def set_lockouts(self, banks: frozenset[str]) -> None:
+        """The banks that a person on site keeps down."""
+        if banks != self._guard.lockouts:
+            _LOG.warning("%s: locked out: %s", self.config.site.id, ", ".join(sorted(banks)) or "none")
+            self._guard = replace(self._guard, lockouts=banks)
+            self._obey()
+
+    # life
+
+    async def run(self) -> None:
+        """Run until cancelled, then end cleanly: banks to their fail-safe if so configured, and an `offline` said."""
+        will = Will(self._topic("status"), self._status(online=False))
+        subscriptions = [self._topic("order"), self._topic("status")]
+        self._started_ms = self._report_due_ms = self._clock.mono_ms()
+        jobs = [
+            self._bus.run(subscriptions, self._on_message, self._on_up, self._on_down, will=will),
+            self._control_loop(),
+            self._poll_loop(),
+            self._gauge_loop(),
+            *(bank.run() for bank in self.machinery.hpc_banks),
+        ]
+        try:
+            await _together(jobs, self._end)
+        finally:
+            self._save_state()
+            self._save_memory()
+
+    async def _control_loop(self) -> None:
+        due_ms = self._clock.mono_ms()
+        while True:
+            now_ms = self._clock.mono_ms()
+            self.late_ms = max(now_ms - due_ms, 0)
+            await self._look_at_banks()
+            self._control()
+            if self.machinery.fleet.crash is not None:
+                raise self.machinery.fleet.crash
+            period_ms = min(self.config.timing.guard_every_ms, self._report_every_ms)
+            due_ms = max(due_ms + period_ms, now_ms)
+            await self._clock.sleep_ms(due_ms - self._clock.mono_ms())
+
+    async def _look_at_banks(self) -> None:
+        """Survey bank by bank; whatever else is ready runs between two of them."""
+        for place, bank in enumerate(self.machinery.banks):
+            self._surveys[place] = bank.survey(self._clock.mono_ms())
+            await asyncio.sleep(0)
+
+    def _control(self) -> None:
+        """One control step: look, guard, obey, answer, report, remember."""
+        now_ms = self._clock.mono_ms()
+        self._measure = self._measurer.measure(self._surveys, now_ms)
+        if not self._sighted:
+            self._first_sight(now_ms)
+        for place, bank in enumerate(self.machinery.banks):
+            if (metered := self._measurer.metered(place, now_ms)) is not None:
+                power_w, read_ms = metered
+                limits = self.plan.banks[place]
+                setpoint_w = self._verdict.banks[place].setpoint_w or 0
+                source = self._measure.banks[place].power.source
+                bank.correct(power_w, read_ms, self.book.bands.tolerance_w(limits, setpoint_w, source))
+        self._obey()
+        self._answer()
+        if self._sighted and now_ms >= self._report_due_ms:
+            self._report(now_ms)
+        self._remember(now_ms)
+        self.ticked_ms = now_ms
+        if self._on_tick is not None:
+            self._on_tick()
+
+    def _first_sight(self, now_ms: int) -> None:
+        """Reports begin when every device has been looked at once, or has had the time for it."""
+        looked = all(device.reading is not None or device.fails for device in self.machinery.devices)
+        waited_ms = now_ms - (now_ms if self._started_ms is None else self._started_ms)
+        if looked or waited_ms >= self.config.timing.poll_every_ms:
+            self._sighted = True
+            if self._found_as_is:
+                self._guard = adopt(self.plan, self._guard, self._measure.facts, now_ms)
+
+    async def _poll_loop(self) -> None:
+        """Read every device once a cycle, a slice at a time; the first cycle at once."""
+        devices, fleet, cycle_ms = self.machinery.devices, self.machinery.fleet, self.config.timing.poll_every_ms
+        fleet.poll(devices)
+        slices = max(1, min(POLL_SLICES, len(devices) // SLICE_DEVICES))
+        for bank in self.machinery.hpc_banks:
+            bank.look()
+        while True:
+            for index in range(slices):
+                await self._clock.sleep_ms(cycle_ms // slices)
+                fleet.poll(devices[len(devices) * index // slices : len(devices) * (index + 1) // slices])
+            for bank in self.machinery.hpc_banks:
+                bank.look()
+
+    async def _gauge_loop(self) -> None:
+        while True:
+            self.machinery.gauges.tick()
+            await self._clock.sleep_ms(self.config.timing.meter_every_ms)
+
+    async def _end(self) -> None:
+        """A clean end, while everything still runs."""
+        self._ending = True
+        if self.config.fail_safe.on_end == "fail_safe" and not self._guard.local:
+            self._guard = replace(self._guard, lease_until_ms=None, hold_until_ms=None)
+            self._obey()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.config.fail_safe.end_within_s):
+                    while not self._settled():
+                        await self._clock.sleep_ms(20)
+        await self.machinery.close()
+        if self.twin.master is None:
+            self._report(self._clock.mono_ms())
+            self._bus.publish(self._topic("status"), self._status(online=False), retain=True)
+
+    def _settled(self) -> bool:
+        return self.machinery.fleet.idle and all(bank.settled for bank in self.machinery.hpc_banks)
+
+    # guard
+
+    def _obey(self) -> None:
+        """Ask the guard what the site is to do now, and have every bank do it, those that are shed first first."""
+        before = self._verdict
+        verdict = self._step()
+        for place in verdict.shed_first:
+            hold = verdict.banks[place]
+            if self._sighted or not hold.setpoint_w:  # before the first look, a part load has no known parts
+                self.machinery.banks[place].hold(hold, self._measure.banks[place].unread_w)
+        if verdict.mode is not before.mode:
+            _LOG.warning("%s: mode %s -> %s", self.config.site.id, before.mode, verdict.mode)
+            if verdict.order is None:
+                self.book.close()
+        changed = [
+            new for new, old in zip(verdict.banks, before.banks, strict=True) if new.interlocks != old.interlocks
+        ]
+        if changed or verdict.mode is not before.mode:
+            self._report_due_ms = self._clock.mono_ms()
+        if any(new.on != old.on for new, old in zip(verdict.banks, before.banks, strict=True)) or changed:
+            self._dirty = True
+
+    def _step(self) -> Verdict:
+        chances = [self._rng.random() for _ in self.plan.banks]
+        self._guard, self._verdict = step(self.plan, self._guard, self._measure.facts, self._clock.mono_ms(), chances)
+        return self._verdict
+
+    # messages in
+
+    def _on_message(self, message: Inbound) -> None:
+        try:
+            if message.topic == self._topic("order"):
+                self._on_order(decode(Order, message.payload))
+            elif message.topic == self._topic("status"):
+                self._on_status(decode(Status, message.payload), retained=message.retained)
+        except WireError as error:
+            self.events["message", error.code] += 1
+            self._log_once(f"message {error.code}", "a message on %s is refused: %s", message.topic, error)
+
+    def _on_order(self, order: Order) -> None:
+        """Judge an order and, where it may act, act at once."""
+        if self._ending:
+            self.events["order", "ending"] += 1
+            return
+        now_ms = self._clock.mono_ms()
+        basis_ms = self.sent.sent_ms(order.based_on_seq) if order.based_on_boot == self.boot else None
+        self._guard, admission = admit(self.plan, self._guard, order, basis_ms, now_ms)
+        if admission.duplicate:
+            self.events["order", "duplicate"] += 1
+            self._publish_receipt(self.book.now())
+            return
+        if not admission.accepted:
+            self.events["order", str(admission.reason)] += 1
+            if self.twin.master is None:
+                self._publish_receipt(self.book.refuse(order, admission))
+            return
+        self.events["order", "accepted"] += 1
+        self._order = order
+        for bank in self.machinery.banks:
+            bank.new_order(order)
+        self._obey()
+        self.book.begin(order, self._verdict, now_ms)
+        self._publish_receipt(self.book.now())
+        self._report_due_ms = min(self._report_due_ms, now_ms + self._report_every_ms)
+        self._dirty = True
+
+    def _on_status(self, status: Status, *, retained: bool) -> None:
+        """Another agent of this site, or what the broker keeps of an earlier one."""
+        was = self.twin.master
+        speak = self.twin.heard(status, retained=retained)
+        if self.twin.master != was:
+            self._guard = replace(
+                self._guard, yielded=self.twin.master is not None, lease_until_ms=None, hold_until_ms=None
+            )
+            self.book.close()
+            self._obey()
+        if speak and not self._ending:
+            self._announce()
+
+    def _on_up(self) -> None:
+        if self.twin.master is None and not self._ending:
+            self._announce()
+            self._report_due_ms = self._clock.mono_ms()
+
+    def _on_down(self, reason: str) -> None:
+        self.events["link", "lost"] += 1
+        _LOG.info("%s: broker lost: %s", self.config.site.id, reason)
+
+    def _on_gauge(self) -> None:
+        """A meter was read: where a receipt waits for power, look at once rather than at the next tick."""
+        if self.book.waiting:
+            self._measure = self._measurer.measure(self._surveys, self._clock.mono_ms())
+            self._answer()
+
+    def _on_partition(self) -> None:
+        """The partition was looked at or acted upon."""
+        self._dirty = True
+
+    # messages out
+
+    def _announce(self) -> None:
+        self._bus.publish(self._topic("status"), self._status(online=True), retain=True)
+        self._bus.publish(self._topic("nameplate"), encode(self.plate), retain=True)
+
+    def _answer(self) -> None:
+        """A receipt where a bank's part of the order has changed."""
+        first_commands = [bank.first_command_ms for bank in self.machinery.banks]
+        now_ms = self._clock.mono_ms()
+        self._publish_receipt(self.book.look(self._verdict, self._measure.banks, first_commands, now_ms))
+
+    def _publish_receipt(self, receipt: Receipt | None) -> None:
+        if receipt is not None and self.twin.master is None:
+            self._bus.publish(self._topic("receipt"), encode(receipt))
+
+    def _report(self, now_ms: int) -> None:
+        self._report_due_ms = max(self._report_due_ms + self._report_every_ms, now_ms)
+        if self.twin.master is not None:
+            return
+        seq = self.sent.next_seq
+        partitions = [reading for bank in self.machinery.hpc_banks if (reading := bank.reading(now_ms)) is not None]
+        report = build_report(
+            site=self.config.site.id,
+            boot=self.boot,
+            seq=seq,
+            wall_ms=self._clock.wall_ms(),
+            feeder_ids=self.plan.tree.ids,
+            limits=self.plan.banks,
+            state=self._guard,
+            verdict=self._verdict,
+            measure=self._measure,
+            partitions=partitions,
+            now_ms=now_ms,
+        )
+        if self._bus.publish(self._topic("report"), encode(report)):
+            self.sent.note(seq, now_ms)
+
+    @property
+    def _report_every_ms(self) -> int:
+        timing = self.config.timing
+        order = self._verdict.order
+        open_obligation = order is not None and order.obligation is not None
+        return timing.obligation_report_every_ms if open_obligation else timing.report_every_ms
+
+    # memory
+
+    def _remember(self, now_ms: int) -> None:
+        """Save what changed. Drivers' memories are large: they wait for a quiet moment."""
+        if self._dirty or now_ms - self._saved_ms >= SAVE_EVERY_MS:
+            self._save_state()
+        fleet = self.machinery.fleet
+        if fleet.memory_changed and fleet.idle and now_ms - self._memory_saved_ms >= MEMORY_EVERY_MS:
+            self._save_memory()
+
+    def _save_state(self) -> None:
+        self._dirty = False
+        self._saved_ms = self._clock.mono_ms()
+        state = state_to_save(self.plan, self._guard, self.machinery.hpc_banks, self._boot_ms, self._now())
+        self.events["save", "ok" if self._store.save(state) else "failed"] += 1
+
+    def _save_memory(self) -> None:
+        self.machinery.fleet.memory_changed = False
+        self._memory_saved_ms = self._clock.mono_ms()
+        self.events["save", "ok" if self._store.save_memory(memory_to_save(self.machinery)) else "failed"] += 1
+
+    def _now(self) -> Now:
+        return Now(self._clock.wall_ms(), self._clock.mono_ms())
+
+    def _topic(self, kind: Any) -> str:
+        return site_topic(self.config.site.id, kind)
+
+    def _status(self, *, online: bool) -> bytes:
+        return encode(Status(site=self.config.site.id, boot=self.boot, online=online))
+
+    def _log_once(self, key: str, text: str, *args: object) -> None:
+        if key not in self._logged:
+            self._logged.add(key)
+            _LOG.warning(text + "; further ones are only counted", *args)
+
+
+async def _together(jobs: list[Coroutine[Any, Any, None]], end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run all until one ends, which is a bug, or until cancelled: then `end` runs beside them before they stop."""
+    tasks = [asyncio.get_running_loop().create_task(job) for job in jobs]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        raise RuntimeError("a part of the agent ended by itself")
+    except asyncio.CancelledError:
+        await end()
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
