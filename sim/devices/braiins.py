@@ -3,6 +3,10 @@
 Sources: developer.braiins-os.com (REST, OpenAPI 1.7.0) and the 4028 pages of docs.braiins.com. The REST API asks for a
 token of `POST /api/v1/auth/login`, sent bare in `Authorization`; each use prolongs it. Its power target acts while the
 machine runs. Pausing a paused miner says false over REST ("was already paused") and true over 4028.
+
+That a paused miner's tuner says "paused" is known from the public clients of foreman.mn, and that `devdetails` is then
+"Unavailable" from pyasic, which also takes any status of a chain that it does not know for the name of a fault. How an
+overheated one words it is not public, nor is the code of "Unavailable": both are chosen here.
 """
 
 from __future__ import annotations
@@ -25,6 +29,11 @@ _MAX_TOKENS: Final = 16
 _API: Final = "/api/v1/"
 _FAILED: Final = HttpAnswer(500, b'{"message":"internal error"}')
 _MINING: Final = frozenset({AsicState.RUNNING, AsicState.BOOTING})
+_STAGES: Final = {
+    AsicState.BOOTING: "Testing performance profile",
+    AsicState.SLEEPING: "paused",
+    AsicState.TRIPPED: "Hash chain temperature too high",
+}
 _STATUS: Final = {AsicState.SLEEPING: 3, AsicState.TRIPPED: 1}
 """MinerStatus of the REST API: 1 not started, 2 normal, 3 paused."""
 
@@ -47,7 +56,7 @@ class BraiinsDevice(ApiDevice):
         values = super().values()
         state = self.port.state
         values["status"] = "Dead" if state is AsicState.TRIPPED else "Alive"
-        values["stage"] = "Stable" if state is AsicState.RUNNING else "Starting"
+        values["stage"] = _STAGES.get(state, "Stable")
         values["tuning"] = "true" if state in _MINING else "false"
         values["state"] = _STATUS.get(state, 2)
         values["tuner_state"] = 3 if state is AsicState.RUNNING else 1
@@ -57,6 +66,9 @@ class BraiinsDevice(ApiDevice):
     # -- 4028 --------------------------------------------------------------------------------------------------------
 
     def reply(self, command: str, parameter: str, client: str) -> str:
+        if command == "devdetails" and self.port.state not in _MINING:
+            self.shared.log.reads += 1
+            return self.problem(answers.UNAVAILABLE, "Unavailable")
         if command not in {"pause", "resume"}:
             return super().reply(command, parameter, client)
         pausing = command == "pause"

@@ -11,6 +11,7 @@ from sim.devices.vitals import BOARDS, FANS
 DESCRIPTION: Final = "BOSer boser-openwrt 0.1.0-0ce150e9"
 FAILED: Final = 500
 """Not a documented code: the documentation shows no refusal of pause or resume."""
+UNAVAILABLE: Final = 302
 _BOARD_ID: Final = 1
 _CHIPS: Final = 110
 _AVERAGES: Final = ("15m", "1m", "24h", "5m", "5s", "av")

@@ -3,7 +3,8 @@
 Sources: the API pages and captures at docs.luxor.tech (firmware 2025.4.8), and the public vendor client. A session is
 one for the whole device and ends after a minute without use; `curtail`, `profileset` and the like name it first:
 `{"command": "curtail", "parameter": "SESSION,sleep"}`. Where no public source gives a code (a session that is not
-valid, a profile that is not there, the answer of `powertargetset`), one is chosen here.
+valid, a profile that is not there, the answer of `powertargetset`), one is chosen here; so is what `config` calls the
+status of an overheated system, which `events` tells by a documented code.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sim.ports import AsicPort, AsicState
 
 SESSION_S: Final = 60.0
 """A session unused for so long is gone."""
+_SYSTEM: Final = {AsicState.BOOTING: "Initializing", AsicState.TRIPPED: "OverTemp"}
 
 
 class _Code(IntEnum):
@@ -64,7 +66,7 @@ class LuxosDevice(ApiDevice):
         values["step"] = str(profile.step)
         values["status"] = "Dead" if state is AsicState.TRIPPED else "Alive"
         values["curtail"] = "Sleep" if state is AsicState.SLEEPING else "None"
-        values["system"] = "Initializing" if state is AsicState.BOOTING else "Normal"
+        values["system"] = _SYSTEM.get(state, "Normal")
         values["ramping"] = "true" if state is AsicState.BOOTING else "false"
         values["asleep"] = "true" if state is AsicState.SLEEPING else "false"
         values["psu_on"] = "false" if state is AsicState.SLEEPING else "true"

@@ -81,13 +81,14 @@ def _board(index: int) -> dict[str, Any]:
 
 
 def _temps(index: int) -> dict[str, Any]:
-    """Two sensors at the exhaust end of a board, two at the intake, which read the air that comes in."""
-    hot, cold = num(f"pcb{index}_c", ".3f"), num("inlet_c", ".3f")
-    return {"BottomLeft": hot, "BottomRight": cold, "ID": index, "TEMP": index, "TopLeft": hot, "TopRight": cold}
+    """Two sensors at the exhaust end of a board, two at the intake end. METADATA says which is where."""
+    hot, cool = num(f"pcb{index}_c", ".3f"), num(f"cool{index}_c", ".3f")
+    return {"BottomLeft": hot, "BottomRight": cool, "ID": index, "TEMP": index, "TopLeft": hot, "TopRight": cool}
 
 
-def _label(end: str, side: str) -> dict[str, Any]:
-    return {"IsCritical": end == "Exhaust", "Label": f"Board {end} ({side})", "Position": f"Board {end}"}
+def _label(end: str, row: int) -> dict[str, Any]:
+    side, column = ("bottom" if row else "top"), (1 if end == "Intake" else 0)
+    return {"IsCritical": end == "Exhaust", "Label": f"Board {end} ({side})", "Position": [row, column]}
 
 
 _SUMMARY: Final = {
@@ -158,8 +159,8 @@ _VERSION: Final = {
     "Miner": VERSION,
     "Type": txt("model"),
 }
-_EXHAUST_TOP, _EXHAUST_BOTTOM = _label("Exhaust", "top"), _label("Exhaust", "bottom")
-_INTAKE_TOP, _INTAKE_BOTTOM = _label("Intake", "top"), _label("Intake", "bottom")
+_EXHAUST_TOP, _EXHAUST_BOTTOM = _label("Exhaust", 0), _label("Exhaust", 1)
+_INTAKE_TOP, _INTAKE_BOTTOM = _label("Intake", 0), _label("Intake", 1)
 _SENSORS: Final = {
     "BottomLeft": _EXHAUST_BOTTOM,
     "BottomRight": _INTAKE_BOTTOM,
@@ -197,8 +198,8 @@ def _stats() -> dict[str, Any]:
     for fan in range(1, FANS + 1):
         found[f"fan{fan}"] = num("fan_rpm")
     for index in range(BOARDS):
-        number, hot = index + 1, txt(f"pcb{index}_c", ".0f")
-        found[f"temp_chip{number}"] = found[f"temp_pcb{number}"] = f"{hot}-{hot}-{txt('inlet_c', '.0f')}-{hot}"
+        number, hot, cool = index + 1, txt(f"pcb{index}_c", ".0f"), txt(f"cool{index}_c", ".0f")
+        found[f"temp_chip{number}"] = found[f"temp_pcb{number}"] = f"{hot}-{cool}-{hot}-{cool}"
         found[f"chain_rate{number}"] = txt("ghs3", ".2f")
         found[f"chain_rateideal{number}"] = num("nominal_ghs3", ".2f")
         found[f"chain_acn{number}"] = 110

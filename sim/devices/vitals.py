@@ -1,8 +1,9 @@
 """What a control board measures, as one flat dict of figures that every firmware's templates draw from.
 
 A port gives one inlet and one chip temperature; a real machine has three boards. The hottest chip of the middle board
-is the port's figure and the other two run a little cooler; a board's own sensor reads about 15 degrees under its chips,
-as the public captures of S19 and S21 show. The exhaust is warmer than the inlet by what the power heats the air.
+is the port's figure and the other two run a little cooler; a board's own sensor reads about 15 degrees under its chips
+at the exhaust end and 13 less again at the intake end, as public captures of S19 show: no sensor of a board reads the
+air that comes in. The exhaust air is warmer than the inlet by what the power heats it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ BOARDS: Final = 3
 FANS: Final = 4
 _BOARD_COOLER_BY_C: Final = (2.0, 0.0, 1.0)
 _SENSOR_UNDER_CHIP_C: Final = 15.0
+_INTAKE_END_UNDER_SENSOR_C: Final = 13.0
 _EXHAUST_C_PER_W: Final = 0.004
 _RATED_MHZ: Final = 525.0
 _FAN_RPM: Final = 6_000.0
@@ -75,7 +77,7 @@ def vitals(port: AsicPort, wall_ms: int) -> dict[str, float | str]:
         board_chip_c = chip_c - _BOARD_COOLER_BY_C[board]
         values[f"chip{board}_c"] = board_chip_c
         values[f"pcb{board}_c"] = board_chip_c - _SENSOR_UNDER_CHIP_C
-        values[f"cool{board}_c"] = board_chip_c - 2.0 * _SENSOR_UNDER_CHIP_C
+        values[f"cool{board}_c"] = board_chip_c - _SENSOR_UNDER_CHIP_C - _INTAKE_END_UNDER_SENSOR_C
     return values
 
 

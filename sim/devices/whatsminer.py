@@ -46,6 +46,8 @@ _BAD_TOKEN: Final = 135
 _TOO_MANY: Final = 136
 _BAD_BASE64: Final = 137
 _STOPPED: Final = frozenset({AsicState.SLEEPING, AsicState.TRIPPED})
+_OFF_REASONS: Final = {AsicState.SLEEPING: "by whatsminer api", AsicState.TRIPPED: "SM temperature protecting"}
+"""The first as public captures show it; the second is chosen here, in the words of error 350."""
 
 
 class _Token:
@@ -104,7 +106,8 @@ class WhatsminerDevice(ApiDevice):
     def values(self) -> dict[str, float | str]:
         values = super().values()
         state = self.port.state
-        values["mineroff"] = "true" if state is AsicState.SLEEPING else "false"
+        values["mineroff"] = "true" if state in _STOPPED else "false"
+        values["off_reason"] = _OFF_REASONS.get(state, "")
         values["upfreq"] = 1 if state is AsicState.RUNNING else 0
         values["stable"] = "true" if state is AsicState.RUNNING else "false"
         values["status"] = "Dead" if state is AsicState.TRIPPED else "Alive"

@@ -82,7 +82,7 @@ _SUMMARY: Final = {
 }
 _STATUS: Final = {
     "mineroff": txt("mineroff"),
-    "mineroff_reason": "",
+    "mineroff_reason": txt("off_reason"),
     "mineroff_time": "",
     "FirmwareVersion": _FIRMWARE,
     "power_mode": "normal",

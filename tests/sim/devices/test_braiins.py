@@ -64,6 +64,17 @@ async def test_pause_and_resume_need_no_password_on_4028_and_always_say_true() -
         assert device.asic.asked == ["sleep", "sleep", "wake"]
 
 
+async def test_a_paused_miner_says_so_in_its_tuner_and_has_no_device_details() -> None:
+    async with rig("braiins") as device:
+        await device.ask("pause")
+        tuner = (await device.ask("tunerstatus"))["TUNERSTATUS"][0]
+        assert {chain["Status"] for chain in tuner["TunerChainStatus"]} == {"paused"}
+        details = (await device.ask("devdetails"))["STATUS"][0]
+        assert (details["STATUS"], details["Msg"]) == ("E", "Unavailable")
+        await device.ask("resume")
+        assert (await device.ask("devdetails"))["DEVDETAILS"]
+
+
 async def test_rest_wants_a_token() -> None:
     async with rig("braiins") as device:
         for headers in ({}, {"Authorization": "nonsense"}):

@@ -40,7 +40,8 @@ async def test_readings_need_no_session() -> None:
         assert answer["summary"][0]["SUMMARY"][0]["GHS 5s"] == 199_500
         temps = answer["temps"][0]["TEMPS"]
         assert [board["ID"] for board in temps] == [0, 1, 2]
-        assert min(board["TopRight"] for board in temps) == 24.5
+        assert max(board["TopRight"] for board in temps) == 43.0
+        assert answer["temps"][0]["METADATA"][0]["TopRight"]["Label"] == "Board Intake (top)"
         assert max(board["TopLeft"] for board in temps) == 56.0
 
 
@@ -172,6 +173,7 @@ async def test_a_power_target_wants_a_key_and_a_value_within_range() -> None:
 async def test_a_tripped_machine_says_so_in_events_and_devs() -> None:
     async with rig("luxos", MemoryAsic(state=AsicState.TRIPPED, hashrate_ghs=0.0)) as device:
         assert (await device.ask("events"))["EVENTS"][0]["Code"] == "OVERTEMP_PROTECTION"
+        assert (await device.ask("config"))["CONFIG"][0]["SystemStatus"] == "OverTemp"
         assert {board["Status"] for board in (await device.ask("devs"))["DEVS"]} == {"Dead"}
 
 

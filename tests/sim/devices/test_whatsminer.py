@@ -86,7 +86,8 @@ async def test_power_off_and_on_under_a_token() -> None:
         answer = await write(device, session, "power_off", respbefore="true")
         assert (answer["STATUS"], answer["Code"], answer["Msg"]) == ("S", 131, "API command OK")
         assert device.asic.state is AsicState.SLEEPING
-        assert (await device.ask("status"))["Msg"]["mineroff"] == "true"
+        status = (await device.ask("status"))["Msg"]
+        assert (status["mineroff"], status["mineroff_reason"]) == ("true", "by whatsminer api")
         assert (await write(device, session, "power_on"))["Code"] == 131
         assert device.asic.asked == ["sleep", "wake"]
 
