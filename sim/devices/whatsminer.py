@@ -7,7 +7,7 @@ address may hold 32 tokens, each for 30 minutes, and 16 addresses may hold any. 
 the clear.
 
 `set_power_pct` acts at once and is a share of the limit that `adjust_power_limit` set; that one reboots the device.
-Needs the package `cryptography` (extra `whatsminer`).
+Commands need the package `cryptography` (extra `whatsminer`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import blake2b, sha256
-from typing import Any, Final
-
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import ECB
+from typing import TYPE_CHECKING, Any, Final
 
 from sim.devices import whatsminer_answers as answers
 from sim.devices.cgminer import ApiDevice
 from sim.devices.md5crypt import md5crypt
 from sim.devices.wire import Shared
 from sim.ports import AsicPort, AsicState
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 PASSWORD: Final = "admin"  # noqa: S105  the factory setting, in every manual
 SALT: Final = "BQ5hoXV9"
@@ -234,6 +234,11 @@ def _password_key() -> str:
 
 @lru_cache(maxsize=1)
 def _cipher() -> Cipher[ECB]:
+    """Imported when first needed, so that a farm of other firmwares does without the package."""
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import AES
+    from cryptography.hazmat.primitives.ciphers.modes import ECB
+
     return Cipher(AES(sha256(_password_key().encode()).digest()), ECB())  # noqa: S305  the vendor's choice
 
 

@@ -248,10 +248,10 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        self._busy = False
         if last or (self._ended and not self._data):
-            transport.close()
+            transport.close()  # still busy: whatever comes now is not looked at
             return
+        self._busy = False
         self._idle = self._device.shared.loop.call_later(IDLE_S, self._give_up)
         if self._data:
             # Not at once: a client may have sent hundreds of requests ahead, and a stack is short.
