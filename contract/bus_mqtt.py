@@ -5,7 +5,7 @@ Choices that are not obvious, each bought with a measured fault:
 - A new `Client` for every connection. A client that is entered again delivers publishes that had been reported as
   failed, and this protocol is level, not edge: what was queued when the link went down is stale and is thrown away.
 - TCP_NODELAY, here and in the broker: without it Nagle's algorithm and delayed acknowledgement add 40 to 80 ms.
-- The library's message iterator costs one task per message and its bounded queue drops the newest. `_Inbox` takes
+- The library's message iterator costs one task per message and its bounded queue drops the newest. `Inbox` takes
   the queue's place through the public `queue_type`, drops the oldest and is emptied in slices.
 - A publish that is not acknowledged in time ends the connection: a broker that does not answer is as good as gone.
 - MQTT 3.1.1 gives a client no way to limit the size of what it is sent; the broker does (`message_size_limit`).
@@ -17,17 +17,20 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections import deque
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final, Literal, Never, cast
+from typing import Any, Final, Literal, Never, cast
 
 import aiomqtt
+import paho.mqtt.client as paho
 from aiomqtt.exceptions import MqttConnectError
+from aiomqtt.types import PahoSocket
 from paho.mqtt.reasoncodes import ReasonCode
 
 from contract.bus import BusStats, Inbound, Will
+from contract.mqtt_queues import Inbox, Outbox
 from contract.mqtt_settings import MqttSettings, MqttTls, Secrets, read_secrets
 
 __all__ = ["MqttBus", "MqttSettings", "MqttTls"]
@@ -39,8 +42,6 @@ _LIBRARY_LOG.setLevel(logging.CRITICAL)  # its faults reach us as exceptions, an
 _QOS: Final = 1
 _PUBLISHERS: Final = 20
 """Publishes on their way at once; also what Mosquitto and paho allow in flight by default."""
-_SLICE_S: Final = 0.005
-"""How long the socket, then the handlers, have the loop when both have work."""
 _FAILURE: Final = 0x80
 """The SUBACK return codes from here on mean refusal."""
 _DRAIN_S: Final = 1.0
@@ -64,7 +65,7 @@ class MqttBus:
     def __init__(self, settings: MqttSettings, chance: Random) -> None:
         self._settings = settings
         self._chance = chance
-        self._outbox: _Outbox | None = None  # stands only while the link is up
+        self._outbox: Outbox | None = None  # stands only while the link is up
         self._running = False
         self._short_lives = 0
         self._closing: set[asyncio.Task[None]] = set()
@@ -141,7 +142,7 @@ class MqttBus:
         MQTT 3.1.1 gives no reason with a take-over. Because a short life does not reset the backoff, the two
         throw each other out ever more rarely.
         """
-        if self._short_lives < 2:
+        if self._short_lives < 3:
             return end
         hint = f"{self._short_lives} short connections in a row: does another client use {self._settings.identifier!r}?"
         return _End(end.kind, f"{end.reason}; {hint}", end.up_s)
@@ -153,7 +154,7 @@ class MqttBus:
             secrets = await asyncio.to_thread(read_secrets, self._settings)
         except (OSError, ValueError) as fault:
             return _End("refused", f"cannot read the password or certificates: {fault}")
-        inbox = _Inbox(self._settings.inbox_messages, self._settings.inbox_bytes, self._count_inbound)
+        inbox = Inbox(self._settings.inbox_messages, self._settings.inbox_bytes, self._count_inbound)
         client = _new_client(self._settings, secrets, inbox, handlers.will)
         opening = asyncio.create_task(_open(client, handlers.subscriptions))
         up_at: float | None = None
@@ -165,11 +166,11 @@ class MqttBus:
             refused = isinstance(fault, MqttConnectError | _SubscriptionRefusedError)
             up_s = None if up_at is None else loop.time() - up_at
             lost = f"lost after {up_s:.1f} s" if up_s is not None else "refused" if refused else "no connection"
-            return _End("refused" if refused else "network", f"{lost}: {fault}", up_s)
+            return _End("refused" if refused else "network", f"{lost}: {_why(fault)}", up_s)
         finally:
             await self._part(client, opening)
 
-    async def _part(self, client: aiomqtt.Client, opening: asyncio.Task[None]) -> None:
+    async def _part(self, client: _Client, opening: asyncio.Task[None]) -> None:
         """Close, without waiting long.
 
         The library connects in a thread that cannot be cancelled. A connect that is still on its way is seen out in
@@ -180,9 +181,9 @@ class MqttBus:
         closing.add_done_callback(self._closing.discard)
         await asyncio.wait([closing], timeout=2 * _CLOSE_S)
 
-    async def _serve(self, client: aiomqtt.Client, inbox: _Inbox, handlers: _Handlers) -> Never:
+    async def _serve(self, client: _Client, inbox: Inbox, handlers: _Handlers) -> Never:
         """The link is up. Returns only by raising: `MqttError` on loss, `CancelledError` on a clean end."""
-        outbox = self._outbox = _Outbox(self._settings.outbox_messages, self._settings.outbox_bytes)
+        outbox = self._outbox = Outbox(self._settings.outbox_messages, self._settings.outbox_bytes)
         self._connects += 1
         _LOG.info("%s:%d: connected as %s", self._settings.host, self._settings.port, self._settings.identifier)
         tasks = [
@@ -206,7 +207,7 @@ class MqttBus:
             await _end(tasks)
             self._publish_dropped += outbox.unacknowledged
 
-    async def _send(self, client: aiomqtt.Client, outbox: _Outbox) -> None:
+    async def _send(self, client: _Client, outbox: Outbox) -> None:
         """One of a few publishers. Order is kept: a message is handed to the socket in the step that takes it."""
         while True:
             topic, payload, retain = await outbox.take()
@@ -230,109 +231,64 @@ class _Handlers:
     will: Will | None
 
 
+class _Client(aiomqtt.Client):
+    """aiomqtt 2.5 with its handling of a lost connection mended, above all how it asks the loop to write.
+
+    It asks by file number and one round late, by when a lost connection has closed its socket and the number may be
+    another's: in an agent that dials thousands of devices, the writer then lands on a device's socket and spins. Here
+    the socket is asked for again at the moment itself, and at once where that is the loop's own thread, which also
+    spares two system calls for every packet.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._thread_id = threading.get_ident()
+
+    @property
+    def is_open(self) -> bool:
+        """False where the connection was lost, also in the moment in which `__aenter__` fails to see it."""
+        return self._client.socket() is not None
+
+    def _on_disconnect(self, *arguments: Any, **options: Any) -> None:
+        super()._on_disconnect(*arguments, **options)
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            self._disconnected.exception()  # taken note of, else the loop complains where nobody waits for it any more
+
+    def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: PahoSocket) -> None:  # noqa: ARG002
+        if threading.get_ident() == self._thread_id:
+            self._await_room(client, sock)
+        else:  # the library's connecting thread
+            self._loop.call_soon_threadsafe(self._await_room, client, sock)
+
+    def _await_room(self, client: paho.Client, sock: PahoSocket) -> None:
+        is_still_open = client.socket() is sock
+        if sock is None or not is_still_open:
+            return
+        try:
+            self._loop.add_writer(sock.fileno(), self._write, client)
+        except (OSError, RuntimeError, ValueError) as fault:  # the loop knows before us that this socket is broken
+            self._lose(fault)
+
+    def _write(self, client: paho.Client) -> None:
+        try:
+            client.loop_write()
+        except OSError as fault:
+            self._lose(fault)
+
+    def _lose(self, fault: Exception) -> None:
+        if not self._disconnected.done():
+            self._disconnected.set_exception(fault)
+
+
 class _SubscriptionRefusedError(aiomqtt.MqttError):
     """The broker answered a subscription with a failure code, as an ACL makes it."""
 
 
-class _Inbox(asyncio.Queue[aiomqtt.Message]):
-    """Takes the place of the library's queue: bounded in messages and bytes, drops the oldest, counts.
-
-    Emptied by `deliver` and not through `get`, which therefore waits for ever: the library's iterator is then
-    nothing but the sign that the link was lost.
-    """
-
-    def __init__(self, limit_messages: int, limit_bytes: int, count: Callable[[int], None]) -> None:
-        super().__init__()
-        self._limit_messages = limit_messages
-        self._limit_bytes = limit_bytes
-        self._count = count
-        self._held: deque[aiomqtt.Message] = deque()
-        self._held_bytes = 0
-        self._arrivals = 0
-        self._filled = asyncio.Event()
-
-    def put_nowait(self, item: aiomqtt.Message) -> None:
-        self._held.append(item)
-        self._held_bytes += len(item.payload)
-        dropped = 0
-        while len(self._held) > 1 and self._is_over():
-            self._pop()
-            dropped += 1
-        self._arrivals += 1
-        self._count(dropped)
-        self._filled.set()
-
-    async def get(self) -> aiomqtt.Message:
-        await asyncio.Event().wait()
-        raise AssertionError("waits for ever")
-
-    async def deliver(self, on_message: Callable[[Inbound], None]) -> None:
-        """Hand every message to the handler, in order, for a slice of time at once."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._filled.wait()
-            await self._read_first(loop.time() + _SLICE_S)
-            slice_ends = loop.time() + _SLICE_S
-            while self._held and loop.time() < slice_ends:
-                message = self._pop()
-                on_message(Inbound(message.topic.value, message.payload, message.retain))
-            if not self._held:
-                self._filled.clear()
-
-    async def _read_first(self, until: float) -> None:
-        """Give the socket its turn until it is empty.
-
-        Else the backlog of a slow handler would stand in the broker, which keeps the stale and drops the newest.
-        """
-        loop = asyncio.get_running_loop()
-        before = -1
-        while self._arrivals != before and loop.time() < until:
-            before = self._arrivals
-            await asyncio.sleep(0)
-
-    def _is_over(self) -> bool:
-        return len(self._held) > self._limit_messages or self._held_bytes > self._limit_bytes
-
-    def _pop(self) -> aiomqtt.Message:
-        message = self._held.popleft()
-        self._held_bytes -= len(message.payload)
-        return message
-
-
-class _Outbox:
-    """What one connection has still to send. Bounded in messages and bytes; thrown away with the connection."""
-
-    def __init__(self, limit_messages: int, limit_bytes: int) -> None:
-        self._queue: asyncio.Queue[tuple[str, bytes, bool]] = asyncio.Queue()
-        self._limit_messages = limit_messages
-        self._room_bytes = limit_bytes
-        self.unacknowledged = 0
-
-    def offer(self, topic: str, payload: bytes, retain: bool) -> bool:
-        if self.unacknowledged >= self._limit_messages or len(payload) > self._room_bytes:
-            return False
-        self._room_bytes -= len(payload)
-        self.unacknowledged += 1
-        self._queue.put_nowait((topic, payload, retain))
-        return True
-
-    async def take(self) -> tuple[str, bytes, bool]:
-        return await self._queue.get()
-
-    def done(self, payload: bytes) -> None:
-        self._room_bytes += len(payload)
-        self.unacknowledged -= 1
-        self._queue.task_done()
-
-    async def emptied(self) -> None:
-        await self._queue.join()
-
-
-def _new_client(settings: MqttSettings, secrets: Secrets, inbox: _Inbox, will: Will | None) -> aiomqtt.Client:
-    def the_inbox(maxsize: int) -> asyncio.Queue[aiomqtt.Message]:  # noqa: ARG001  the inbox has bounds of its own
+def _new_client(settings: MqttSettings, secrets: Secrets, inbox: Inbox, will: Will | None) -> _Client:
+    def the_inbox(maxsize: int) -> Inbox:  # noqa: ARG001  the inbox has bounds of its own
         return inbox
 
-    client = aiomqtt.Client(
+    client = _Client(
         settings.host,
         settings.port,
         identifier=settings.identifier,
@@ -353,13 +309,15 @@ def _new_client(settings: MqttSettings, secrets: Secrets, inbox: _Inbox, will: W
     return client
 
 
-async def _open(client: aiomqtt.Client, subscriptions: tuple[str, ...]) -> None:
+async def _open(client: _Client, subscriptions: tuple[str, ...]) -> None:
     """Connect and subscribe. Raises `MqttError`."""
     await client.__aenter__()
+    if not client.is_open:
+        raise aiomqtt.MqttError("closed right after the greeting")
     await _subscribe(client, subscriptions)
 
 
-async def _subscribe(client: aiomqtt.Client, subscriptions: tuple[str, ...]) -> None:
+async def _subscribe(client: _Client, subscriptions: tuple[str, ...]) -> None:
     """Subscribe to all in one packet. A refusal, which is silent in the library, ends the connection."""
     if not subscriptions:
         return
@@ -370,10 +328,18 @@ async def _subscribe(client: aiomqtt.Client, subscriptions: tuple[str, ...]) -> 
             raise _SubscriptionRefusedError(f"the broker refused the subscription to {topic}")
 
 
-async def _watch(client: aiomqtt.Client) -> None:
+async def _watch(client: _Client) -> None:
     """Raises `MqttError` when the link is lost."""
     async for _ in client.messages:
         raise AssertionError("the inbox gives nothing to the iterator")
+
+
+def _why(fault: aiomqtt.MqttError) -> str:
+    """The cause in plain words, where the library gives a code of MQTT 5 for what 3.1.1 has no words for."""
+    cause = fault.__cause__ or fault
+    if isinstance(cause, aiomqtt.MqttCodeError) and "Unspecified" in str(cause):
+        return "the connection was closed by the broker or on the way"
+    return str(cause) or type(cause).__name__
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -386,7 +352,7 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)  # so that no fault is left unread
 
 
-async def _close(client: aiomqtt.Client, opening: asyncio.Task[None]) -> None:
+async def _close(client: _Client, opening: asyncio.Task[None]) -> None:
     """Say goodbye where there is still someone to say it to, and in any case soon."""
     with contextlib.suppress(aiomqtt.MqttError):
         await opening

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import statistics
 import time
 from collections.abc import AsyncIterator
 from random import Random
 
+import psutil
 import pytest
 
 from contract.bus import Will
@@ -265,6 +267,50 @@ async def test_handler_that_raises_ends_the_run(broker: LocalBroker) -> None:
         async with asyncio.timeout(20):
             await bus.run(["x"], broken, lambda: publish(bus, "x", b""), lambda _: None)
     assert not bus.connected
+
+
+async def test_lost_links_leave_nothing_behind_on_the_loop(broker: LocalBroker) -> None:
+    """No writer on a closed file number, no exception that nobody read, no task, no open file."""
+    loop = asyncio.get_running_loop()
+    complaints: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    tasks, files = len(asyncio.all_tasks()), psutil.Process().num_fds()
+    async with linked(bus_of(broker, "a"), ["x"]) as a, linked(bus_of(broker, "b", 2), ["x"]) as b:
+
+        async def chatter() -> None:
+            while True:
+                a.bus.publish("x", b"." * 2_000)
+                b.bus.publish("x", b"." * 2_000)
+                await asyncio.sleep(0.001)
+
+        chattering = asyncio.create_task(chatter())
+        for number in range(8):
+            await until(lambda: a.bus.connected and b.bus.connected, f"both are up before outage {number}")
+            await broker.restart()
+            await until(lambda: len(a.downs) > number and len(b.downs) > number, "both know")  # noqa: B023  this round's
+        chattering.cancel()
+    await until(lambda: len(asyncio.all_tasks()) == tasks, "no task is left")
+    gc.collect()
+    assert complaints == []
+    assert psutil.Process().num_fds() <= files
+
+
+async def test_loop_that_finds_the_socket_broken_first_costs_the_link_and_not_the_run(
+    broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As uvloop does, which then refuses to wait for room on it."""
+    loop = asyncio.get_running_loop()
+    async with linked(bus_of(broker, "a")) as a:
+        with monkeypatch.context() as patch:
+
+            def refuse(*_: object) -> None:
+                raise RuntimeError("the handler is closed")
+
+            patch.setattr(loop, "add_writer", refuse)
+            assert a.bus.publish("x", b"")
+            await until(lambda: bool(a.downs), "the link is given up")
+        assert "the handler is closed" in a.downs[0]
+        await until(lambda: a.ups == 2, "and comes back")
 
 
 async def test_one_run_at_a_time(broker: LocalBroker) -> None:
