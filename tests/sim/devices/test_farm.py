@@ -168,7 +168,9 @@ class Standalone:
 @asynccontextmanager
 async def standalone(*arguments: str) -> AsyncIterator[Standalone]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sim.devices.farm", *arguments, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "sim.devices.farm", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     try:
@@ -217,9 +219,27 @@ async def test_a_standalone_farm_takes_faults_and_refuses_nonsense_on_its_contro
             answer = await farm.control(**bad)
             assert answer["ok"] is False
             assert answer["error"]
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(b'{"op":"power"}\n' * 100 + b"nonsense\n[1]\n7\n")
+        answers = [json.loads(await reader.readline()) for _ in range(103)]
+        assert [answer["ok"] for answer in answers] == [True] * 100 + [False] * 3
         farm.process.send_signal(signal.SIGTERM)
-        assert await farm.process.wait() == 0
+        _, errors = await farm.process.communicate()
+        assert (farm.process.returncode, errors) == (0, b"")
         assert not path.exists()
+        writer.close()
+
+
+async def test_an_endless_line_on_the_control_channel_is_cut_off() -> None:
+    async with standalone("--miners", "1", "--control", "127.0.0.1:0") as farm:
+        host, port = str(farm.ready["control"]).split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        async with asyncio.timeout(PATIENCE_S):
+            writer.write(b"x" * 1_000_000)
+            with pytest.raises(ConnectionError):
+                await reader.read()
+        writer.close()
+        assert (await farm.control(op="power"))["ok"]
 
 
 async def test_a_standalone_farm_ends_with_the_process_that_started_it() -> None:
