@@ -227,11 +227,11 @@ def test_the_first_decision_after_a_restart_knows_the_last_one_before_it() -> No
     async def main() -> None:
         async with World(decide=spy) as world:
             await asyncio.sleep(30)
-            assert len(seen[0].sites[0].previous) == 0
+            assert _previous(seen) == []
             await world.restart_controller()
             seen.clear()
             await asyncio.sleep(30)
-            assert [before.target_w for before in seen[0].sites[0].previous] == [RATED_W, RATED_W]
+            assert _previous(seen) == [RATED_W, RATED_W]
 
     virtual(main())
 
@@ -389,6 +389,10 @@ def test_the_same_seed_gives_the_same_run() -> None:
             return list(world.controller.orders)
 
     assert virtual(main()) == virtual(main())
+
+
+def _previous(seen: list[Snapshot]) -> list[int]:
+    return [before.target_w for before in seen[0].sites[0].previous]
 
 
 def _triggers(world: World) -> list[str]:
