@@ -70,7 +70,7 @@ class FirstOrderAsic:
         self.reset()
 
     def reset(self) -> None:
-        """Running at rated power for as long as one likes to think, and in good health."""
+        """Running steadily at rated power, awake, well and without a fault."""
         now_s = self._time_s()
         self.fault: DeviceFault | None = None
         self.tripped = False
