@@ -2,8 +2,8 @@
 
 Measured on two shared cores with 10,000 devices (CPython 3.11, asyncio's own loop): 0.4 s to start; 1.3 kB of process
 memory for each device besides its machine, and 5 kB of the kernel's; 0.11 ms of processor time for a read (0.06 ms on
-uvloop), nearly all of it accepting and closing. One address with 10,000 ports and 10,000 addresses with one port cost the same. No timer or
-task runs while nobody asks.
+uvloop), nearly all of it accepting and closing. One address with 10,000 ports and 10,000 addresses with one port cost
+the same. No timer or task runs while nobody asks.
 
 `python -m sim.devices.farm --miners 100 --firmware luxos` runs one without a plant: see `sim.devices.standalone`.
 """
