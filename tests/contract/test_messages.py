@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Final
 
 import pytest
@@ -268,7 +268,7 @@ def test_what_contradicts_itself_is_invalid(name: str, path: Path_, value: objec
 
 def test_a_deep_feeder_tree_is_checked_in_no_time() -> None:
     feeders = [{"id": f"f{n}", "parent": f"f{n - 1}" if n else None, "limit_w": 1} for n in range(2_000)]
-    began = perf_counter()
+    began = process_time()
     decode(Nameplate, wire(golden("nameplate") | {"feeders": feeders, "banks": []}))
     feeders[0]["parent"] = "f1999"
     assert "found 0" in refusal(Nameplate, wire(golden("nameplate") | {"feeders": feeders, "banks": []})).detail
@@ -276,7 +276,7 @@ def test_a_deep_feeder_tree_is_checked_in_no_time() -> None:
     del feeders[1_999]
     feeders[0]["parent"] = "f1998"
     assert "own ancestor" in refusal(Nameplate, wire(golden("nameplate") | {"feeders": feeders, "banks": []})).detail
-    assert perf_counter() - began < 2.0
+    assert process_time() - began < 1.5
 
 
 @pytest.mark.parametrize(
@@ -294,9 +294,9 @@ def test_a_deep_feeder_tree_is_checked_in_no_time() -> None:
 )
 def test_a_megabyte_of_errors_does_not_hold_the_loop_up(hostile: bytes) -> None:
     """Without `fail_fast` and the bound on nodes these took up to 4.5 s, with them 0.3 s at most."""
-    began = perf_counter()
+    began = process_time()
     error = refusal(Report, hostile)
-    assert perf_counter() - began < 2.0
+    assert process_time() - began < 1.5
     assert len(error.detail) <= MAX_DETAIL
 
 
