@@ -218,13 +218,17 @@ class Controller:
         late_ms = self.clock.mono_ms() - self.loop.beat_at_ms
         health = self.journal.health
         fenced = sorted(state.site for state in self.fleet if state.fenced)
-        told = f"{len(fenced)} sites obey a higher epoch, {fenced[0]} first: another controller leads, or the journal"
+        if fenced:
+            told = f"{len(fenced)} sites obey a higher epoch, {fenced[0]} among them: another controller leads, or the "
+            told += "journal was lost, and then [journal] epoch_floor must be set above theirs"
+        else:
+            told = "no site obeys a higher epoch"
         return [
             Check("started", self._started, f"epoch {self.epoch}" if self._started else "not restored yet"),
             Check("bus", self.bus.connected, "connected" if self.bus.connected else "no link to the broker"),
             Check("journal", health.ok, health.detail),
             Check("loop", late_ms <= _LOOP_LATE_MS, f"last turn {late_ms} ms ago"),
-            Check("leading", not fenced, f"{told} was lost; then set [journal] epoch_floor" if fenced else "no fence"),
+            Check("leading", not fenced, told),
         ]
 
     def _dispatch(self, site: str, trigger: str) -> Dispatched | None:

@@ -10,6 +10,9 @@ from pydantic import BaseModel
 from controller.config import (
     ConfigError,
     ControllerConfig,
+    HttpSettings,
+    IngestSettings,
+    JournalSettings,
     load_config,
     read_token,
 )
