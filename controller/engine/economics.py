@@ -171,6 +171,8 @@ class _Fill:
                 continue
             wish_w = bank.plate.idle_w + self.taken_w[i] if self.taken_w[i] else 0
             outcome.target_w = _whole_devices(bank, bounds, wish_w)
+            if outcome.target_w == 0 and wish_w < bank.plate.steps_w and outcome.refused is None:
+                outcome.target_w = wish_w  # its lowest level is less than one device at full power
             if outcome.asked_by and outcome.target_w < wish_w:
                 self._round_up(outcome, bank, bounds, wish_w)
             used_w = max(outcome.target_w - bank.plate.idle_w, 0)

@@ -82,7 +82,7 @@ def offer(site: Site, index: int, bounds: Bounds) -> Offer:
 
 
 def _hash_offer(site: Site, index: int, bank: Bank, bounds: Bounds) -> Offer:
-    out = Offer(desire_w=max(bounds.asked_w, bounds.keep_w), why=Why.UNAVAILABLE)
+    out = Offer(desire_w=bounds.asked_w, why=Why.UNAVAILABLE)
     cuts = sorted({w for w in (bounds.lo_w, bounds.keep_w, bank.up_w) if w > 0})
     ceiling = float("inf")
     for seq, (low_w, high_w, worth, starts) in enumerate(_pieces(site, bank, cuts)):

@@ -43,7 +43,7 @@ class Bounds:
     force: bool = False
     """All its jobs run, whatever they are worth."""
     asked_w: int = 0
-    """What an override asks it to draw at least, before stronger rules clamped it."""
+    """What an override or dwell asks it to draw at least, before stronger rules clamped it."""
     forced: Narrowing | None = None
     """The override that sets it."""
     barred: dict[str, Narrowing] = field(default_factory=dict)
@@ -56,6 +56,11 @@ class Bounds:
             self.hi_w = watts
             self.lo_w = min(self.lo_w, watts)
             self.trace.append(Narrowing(rule, cause, watts))
+
+    def stand_down(self, rule: DecisionReason, cause: str) -> None:
+        """No power at all; traced even where nothing was left to take, for what trips is rarely available."""
+        self.hi_w = self.lo_w = 0
+        self.trace.append(Narrowing(rule, cause, 0))
 
 
 @dataclass(slots=True)
@@ -133,13 +138,13 @@ def _interlock(case: Case, envelope: Envelope) -> None:
     for bank, bounds in zip(case.site.banks, envelope.bounds, strict=True):
         if bank.reading is not None and bank.reading.interlocks:
             kind = min(interlock.kind for interlock in bank.reading.interlocks)
-            bounds.cut(DecisionReason.INTERLOCK, kind, 0)
+            bounds.stand_down(DecisionReason.INTERLOCK, kind)
 
 
 def _emergency_stop(case: Case, envelope: Envelope) -> None:
     """Everything in the target down, firm work included."""
     for index, override in _winners(case.site, OverrideKind.EMERGENCY_STOP).items():
-        envelope.bounds[index].cut(DecisionReason.EMERGENCY_STOP, override.id, 0)
+        envelope.bounds[index].stand_down(DecisionReason.EMERGENCY_STOP, override.id)
 
 
 def _local_mode(case: Case, envelope: Envelope) -> None:
@@ -174,14 +179,14 @@ def _obligation(case: Case, envelope: Envelope) -> None:
                 continue
             lasts_ms = job.remaining_ms if job.remaining_ms is not None else site.params.start_payback_ms
             starts = job.state is JobState.PENDING and left_ms < min(lasts_ms, site.params.start_payback_ms)
-            if starts or (job.state is JobState.RUNNING and left_ms < job.notice_ms):
+            if starts or left_ms < job.notice_ms:
                 bounds.barred[job.id] = Narrowing(DecisionReason.OBLIGATION, coming.id, 0)
 
 
 def _lockout(case: Case, envelope: Envelope) -> None:
     """The target stays down: people work on it."""
     for index, override in _winners(case.site, OverrideKind.LOCKOUT).items():
-        envelope.bounds[index].cut(DecisionReason.LOCKOUT, override.id, 0)
+        envelope.bounds[index].stand_down(DecisionReason.LOCKOUT, override.id)
 
 
 def _cap(case: Case, envelope: Envelope) -> None:
@@ -266,7 +271,8 @@ def _dwell(case: Case, envelope: Envelope) -> None:
             continue
         plate = bank.plate
         if bank.up_w > 0 and bank.on_for_ms < plate.min_up_ms:
-            least_w = plate.levels[0].power_w if plate.levels else bank.up_w
+            least_w = next((s.to_w for s in bank.segments), bank.up_w)
+            bounds.asked_w = max(bounds.asked_w, min(bank.up_w, least_w))
             bounds.keep_w = min(bank.up_w, least_w, bounds.hi_w)
         elif bank.up_w == 0 and bank.on_for_ms < plate.min_down_ms:
             bounds.rise_w = 0
