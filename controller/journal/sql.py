@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
@@ -78,6 +79,7 @@ class SqlJournal:
         self._now_ms = 0
 
     async def open(self, now_ms: int) -> Restored:
+        await self._probe()
         self._engine = _make_engine(self._url, self._max_mb)
         self._now_ms = now_ms
         try:
@@ -173,6 +175,16 @@ class SqlJournal:
         except (SQLAlchemyError, OSError, ValueError, KeyError) as error:
             raise JournalError(f"journal {self._shown()} cannot be read: {_first_line(error)}") from error
 
+    async def _probe(self) -> None:
+        """Open and close an SQLite file once before the pool does: a pool that fails leaves its thread behind."""
+        path = self._url.removeprefix("sqlite+aiosqlite:///")
+        if path in (self._url, "", ":memory:"):
+            return
+        try:
+            await asyncio.to_thread(_open_once, path)
+        except sqlite3.Error as error:
+            raise JournalError(f"journal {path} cannot be opened: {error}") from error
+
     async def _create_tables(self) -> None:
         assert self._engine is not None  # noqa: S101  open() has just made it
         try:
@@ -253,6 +265,11 @@ class SqlJournal:
     def _shown(self) -> str:
         """The URL without a password."""
         return self._url.rpartition("@")[2] if "@" in self._url else self._url
+
+
+def _open_once(path: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA schema_version")
 
 
 def _make_engine(url: str, max_mb: int | None) -> AsyncEngine:
