@@ -121,6 +121,11 @@ class HpcPartition:
         return self.nodes_up - len(self._free)
 
     @property
+    def nodes_down(self) -> frozenset[int]:
+        """Nodes without power or booting: they take no job."""
+        return frozenset(self._off.union(self._booting))
+
+    @property
     def power_w(self) -> float:
         """Power at this moment."""
         plan = self.plan
