@@ -24,4 +24,6 @@ class Commanded:
     device: int
     """Its number within the bank."""
     kind: CommandKind
+    raises: bool
+    """Wakes it, or lets it draw more than before. A reboot does neither."""
     power_w: float | None = None

@@ -77,11 +77,13 @@ class Machine:
 
     def wake(self) -> None:
         self._fleet.wake(self._row)
-        self._plant.note(self._bank, self._device, CommandKind.WAKE)
+        self._plant.note(self._bank, self._device, CommandKind.WAKE, raises=True)
 
     def set_power_limit(self, power_w: int) -> None:
+        before_w = self._fleet.limit_w[self._row]
         self._fleet.set_power_limit(self._row, power_w)
-        self._plant.note(self._bank, self._device, CommandKind.LIMIT, power_w)
+        raises = bool(self._fleet.limit_w[self._row] > before_w)
+        self._plant.note(self._bank, self._device, CommandKind.LIMIT, raises=raises, power_w=power_w)
 
     def reboot(self) -> None:
         self._fleet.reboot(self._row)

@@ -158,11 +158,13 @@ class Plant:
         """One machine has power again and does what it was last told."""
         self.fleet.revive(self._span(bank)[0] + device)
 
-    def note(self, bank: str, device: int, kind: CommandKind, power_w: float | None = None) -> None:
+    def note(
+        self, bank: str, device: int, kind: CommandKind, *, raises: bool = False, power_w: float | None = None
+    ) -> None:
         """A machine's command, for whoever listens."""
         if self.on_command is not None:
             at_ms = self._now_ms() if self._now_ms is not None else self.time_ms
-            self.on_command(Commanded(at_ms, bank, device, kind, power_w))
+            self.on_command(Commanded(at_ms, bank, device, kind, raises, power_w))
 
     # -- meters and sensors ------------------------------------------------------------------------------------------
 

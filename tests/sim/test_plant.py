@@ -177,9 +177,13 @@ class TestMachines:
         plant.machine("w-s21", 4).sleep()
         now[0] = 456
         plant.machine("w-s21", 4).set_power_limit(4_000)
+        plant.machine("w-s21", 4).set_power_limit(5_000)
+        plant.machine("w-s21", 5).wake()
         assert heard == [
-            Commanded(123, "w-s21", 4, CommandKind.SLEEP),
-            Commanded(456, "w-s21", 4, CommandKind.LIMIT, 4_000),
+            Commanded(123, "w-s21", 4, CommandKind.SLEEP, raises=False),
+            Commanded(456, "w-s21", 4, CommandKind.LIMIT, raises=False, power_w=4_000),
+            Commanded(456, "w-s21", 4, CommandKind.LIMIT, raises=True, power_w=5_000),
+            Commanded(456, "w-s21", 5, CommandKind.WAKE, raises=True),
         ]
         assert plant.bank_commanded_w("w-s21") == 19 * S21_HYDRO.rated_w + S21_HYDRO.sleep_w
 
