@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, cast
 
 from agent.drivers.meters.profile import Profile, RegisterSpec, Table
 
@@ -161,10 +161,10 @@ class _Exchange(asyncio.Protocol):
         self._pending = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream server makes stream transports
-        self._transport = transport
+        # What create_server promises; no isinstance, for uvloop's transport does not derive from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._server.accepted += 1
-        self._server.connections.add(transport)
+        self._server.connections.add(self._transport)
         faults = [unit.fault() for unit in self._server.units.values()]
         if faults and all(fault is not None and fault.kind is MeterFaultKind.REFUSE for fault in faults):
             transport.abort()
