@@ -28,6 +28,8 @@ class Survey:
     """The sum of what is known. `source` says what it is worth: only `DEVICES` is measured."""
     upper_w: int | None = None
     """The same, with whatever is unknown at its most."""
+    standing_w: int | None = None
+    """What the bank takes, by the figures that plans are made with, where everything stays as it is."""
     source: Source = Source.DEVICES
     read_ms: int | None = None
     """When the oldest part of it was read."""
@@ -171,7 +173,7 @@ class _Sum:
     def survey(self, bank: HashBank, planned_w: int) -> Survey:
         states = dict.fromkeys(DeviceState, 0)
         unreachable = never = 0
-        power_w = unread_w = hashrate = available_w = figures = hashing = 0
+        power_w = unread_w = hashrate = available_w = standing_w = figures = hashing = 0
         oldest_ms: int | None = None
         inlets: list[int] = []
         chips: list[int] = []
@@ -179,6 +181,8 @@ class _Sum:
         for device in self._devices:
             if device.darken(self._now_ms, self._stale_ms):
                 bank.dirty = True
+            down = device.standing is Standing.DOWN or device.standing is Standing.TRIPPED
+            standing_w += device.idle_w if down else device.rated_w
             reading = device.reading
             if reading is None or self._now_ms - device.read_ms > self._stale_ms:
                 if device.fails or reading is not None:
@@ -219,6 +223,7 @@ class _Sum:
             ),
             power_w=None if not answered else power_w if known else power_w + unknown_w + unread_w,
             upper_w=power_w + unknown_w + unread_w if answered else None,
+            standing_w=standing_w,
             source=Source.DEVICES if known else Source.MODEL,
             read_ms=oldest_ms,
             hashrate_ghs=hashrate if hashing else None,

@@ -84,9 +84,9 @@ class Timing(Settings):
 class Limits(Settings):
     """`[limits]`: bounds of the work, and what the guard makes of meters."""
 
-    in_flight: Annotated[int, Field(ge=4, le=10_000)] = 500
+    in_flight: Annotated[int, Field(ge=4, le=10_000)] = 300
     """Device operations at once."""
-    polls_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 256
+    polls_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 128
     """Of those, readings; the rest is kept free for commands."""
     overload_after_ms: DurationMs = 3_000
     overload_trip_milli: Annotated[int, Field(ge=1_000, le=3_000)] = 1_100

@@ -30,8 +30,8 @@ SPAWN_AT_ONCE: Final = 16
 class FleetBounds:
     """How much at once, and how often again."""
 
-    in_flight: int = 500
-    polls_in_flight: int = 256
+    in_flight: int = 300
+    polls_in_flight: int = 128
     poll_every_ms: int = 5_000
     reassert_ms: int = 5_000
     reassert_max_ms: int = 60_000

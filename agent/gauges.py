@@ -17,6 +17,7 @@ from contract.clock import Clock
 
 _LOG = logging.getLogger(__name__)
 FROZEN_AFTER_MS: Final = 15_000
+"""How long a meter may stand still after what it measures has clearly changed."""
 FROZEN_CHANGE: Final = 0.1
 """The share by which devices' own figures must have moved for a still meter to be frozen."""
 
@@ -29,8 +30,9 @@ class Gauge:
     """One meter (watts) or sensor (thousandths of a degree)."""
 
     __slots__ = (
-        "_moved_expected_w",
+        "_doubted_ms",
         "_moved_ms",
+        "_still_w",
         "busy",
         "deadline_s",
         "failure",
@@ -55,7 +57,10 @@ class Gauge:
         self.frozen = False
         self.busy = False
         self._moved_ms: int | None = None
-        self._moved_expected_w: int | None = None
+        """When the value last changed."""
+        self._still_w: int | None = None
+        """What the devices said while the value was still new."""
+        self._doubted_ms: int | None = None
 
     async def read(self) -> int | Unreachable | None:
         """The value now; None where the meter answers and has none."""
@@ -70,7 +75,7 @@ class Gauge:
             self.failure = value.failure
         elif value is not None:
             if value != self.value:
-                self._moved_ms = None
+                self._moved_ms, self._still_w = now_ms, None
                 self._frozen(now=False)
             self.failure = None
             self.value = value
@@ -84,16 +89,20 @@ class Gauge:
             return None
         return self.value
 
-    def expect(self, expected_w: int | None, now_ms: int) -> None:
-        """Tell a meter what the devices behind it say they draw, so that it is noticed when it freezes."""
-        if expected_w is None or self.value is None:
+    def expect(self, expected_w: int | None, now_ms: int, lag_ms: int) -> None:
+        """Tell a meter what the devices behind it say they draw, so that it is noticed when it freezes.
+
+        Devices' figures follow by up to `lag_ms`: only a move that begins after a longer stillness speaks against it.
+        """
+        if expected_w is None or self.value is None or self._moved_ms is None:
             return
-        if self._moved_ms is None or self._moved_expected_w is None:
-            self._moved_ms, self._moved_expected_w = now_ms, expected_w
-            return
-        moved_w = abs(expected_w - self._moved_expected_w)
-        reference_w = max(abs(self.value), self._moved_expected_w, 1)
-        if not self.frozen and moved_w > FROZEN_CHANGE * reference_w and now_ms - self._moved_ms > FROZEN_AFTER_MS:
+        if self._still_w is None or now_ms - self._moved_ms <= lag_ms:
+            self._still_w, self._doubted_ms = expected_w, None
+        elif abs(expected_w - self._still_w) <= FROZEN_CHANGE * max(abs(self.value), self._still_w, 1):
+            self._doubted_ms = None
+        elif self._doubted_ms is None:
+            self._doubted_ms = now_ms
+        elif not self.frozen and now_ms - self._doubted_ms > FROZEN_AFTER_MS and self.failure is None:
             self._frozen(now=True)
 
     def _frozen(self, *, now: bool) -> None:

@@ -92,14 +92,14 @@ def mode_of(plan: GuardPlan, state: GuardState, now_ms: int) -> Mode:
 
 
 def adopt(plan: GuardPlan, state: GuardState, facts: Facts, now_ms: int) -> GuardState:
-    """Take the site as it is found, where what it was held at is not known: no bank counts as held above what it draws.
+    """Take the site as it is found, where what it was held at is not known: no bank counts as held above what runs.
 
-    A bank whose power is unknown counts as off, so that it comes back by dwell, stagger and ramp.
+    A bank of which nothing is known keeps its level: it is not stopped for being slow to answer, and not raised either.
     """
 
     def found(index: int) -> BankState:
-        limits, bank, upper_w = plan.banks[index], state.banks[index], facts.banks[index].upper_w
-        level_w = min(bank.level_w, limits.floor_w if upper_w is None else upper_w)
+        limits, bank, runs_w = plan.banks[index], state.banks[index], facts.banks[index].standing_w
+        level_w = bank.level_w if runs_w is None else min(bank.level_w, runs_w)
         on = level_w >= limits.least_run_w
         since_ms = bank.since_ms if on == bank.on else now_ms
         return replace(bank, level_w=level_w, on=on, since_ms=since_ms, ramp_ms=None, start_ms=None)

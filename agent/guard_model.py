@@ -77,6 +77,8 @@ class BankFacts:
 
     upper_w: int | None = None
     """The most it may draw now: metered, or all devices' own figures with those unread at their rated power."""
+    standing_w: int | None = None
+    """What it takes, by the figures that plans are made with, where everything stays as it is."""
     inlet_mc: int | None = None
     chip_mc: int | None = None
     quiet: bool = False

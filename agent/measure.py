@@ -60,6 +60,7 @@ class Measurer:
         names = list(config.banks)
         self._plan = plan
         self._stale_ms = config.timing.meter_stale_ms
+        self._lag_ms = config.timing.device_stale_ms
         self._feeder_meters = [gauges.get(f"meters.{feeder.meter}") for feeder in config.feeders.values()]
         self._bank_meters = [
             gauges.get(f"meters.{bank.meter}") or self._isolating(place)
@@ -165,17 +166,17 @@ class Measurer:
 
     def _watch_for_frozen(self, surveys: Sequence[Survey], now_ms: int) -> None:
         """Tell each meter what the devices behind it claim."""
-        for place, survey in enumerate(surveys):
-            gauge = self._bank_meters[place]
+        claims = [survey.power_w if survey.source is Source.DEVICES else None for survey in surveys]
+        for gauge, claim in zip(self._bank_meters, claims, strict=True):
             if gauge is not None:
-                gauge.expect(survey.power_w, now_ms)
+                gauge.expect(claim, now_ms, self._lag_ms)
         tree = self._plan.tree
         for feeder, gauge in enumerate(self._feeder_meters):
             if gauge is None or gauge in self._bank_meters:
                 continue
-            claimed = [surveys[bank].power_w for bank in tree.banks_under[feeder]]
-            known = [power_w for power_w in claimed if power_w is not None]
-            gauge.expect(sum(known) if len(known) == len(claimed) else None, now_ms)
+            behind = [claims[bank] for bank in tree.banks_under[feeder]]
+            known = [claim for claim in behind if claim is not None]
+            gauge.expect(sum(known) if len(known) == len(behind) else None, now_ms, self._lag_ms)
 
 
 def _read_w(survey: Survey) -> int:

@@ -135,6 +135,7 @@ class HpcBank:
             counts=DeviceCounts(running=busy, stopped=up - busy, unreachable=nodes.count - up),
             power_w=power_w,
             upper_w=power_w,
+            standing_w=power_w,
             source=Source.MODEL,
             read_ms=self._read_ms,
             available_w=up * nodes.rated_w,

@@ -39,6 +39,8 @@ POLL_SLICES: Final = 50
 SLICE_DEVICES: Final = 20
 MEMORY_EVERY_MS: Final = 5_000
 SAVE_EVERY_MS: Final = 60_000
+TURN_DEVICES: Final = 500
+"""Devices whose targets are worked out in one turn of the loop: about a millisecond."""
 TICKS_LATE: Final = 5
 """A control loop this many periods behind is not healthy."""
 
@@ -250,7 +252,7 @@ class SiteAgent:
         """Reports begin when every device has been looked at once, or has had the time for it."""
         looked = all(device.reading is not None or device.fails for device in self.machinery.devices)
         waited_ms = now_ms - (now_ms if self._started_ms is None else self._started_ms)
-        if looked or waited_ms >= self.config.timing.poll_every_ms:
+        if looked or waited_ms >= self.config.timing.device_stale_ms:
             self._sighted = True
             if self._found_as_is:
                 self._guard = adopt(self.plan, self._guard, self._measure.facts, now_ms)
@@ -298,10 +300,7 @@ class SiteAgent:
         """Ask the guard what the site is to do now, and have every bank do it, those that are shed first first."""
         before = self._verdict
         verdict = self._step()
-        for place in verdict.shed_first:
-            hold = verdict.banks[place]
-            if self._sighted or not hold.setpoint_w:  # before the first look, a part load has no known parts
-                self.machinery.banks[place].hold(hold, self._measure.banks[place].unread_w)
+        self._hold_from(verdict, 0)
         if verdict.mode is not before.mode:
             _LOG.warning("%s: mode %s -> %s", self.config.site.id, before.mode, verdict.mode)
             if verdict.order is None:
@@ -313,6 +312,22 @@ class SiteAgent:
             self._report_due_ms = self._clock.mono_ms()
         if any(new.on != old.on for new, old in zip(verdict.banks, before.banks, strict=True)) or changed:
             self._dirty = True
+
+    def _hold_from(self, verdict: Verdict, first: int) -> None:
+        """Hold the banks from a place in the shed order on. A large site takes several turns of the loop, so that the
+        first bank's commands go out while the last one's are worked out."""
+        if verdict is not self._verdict:
+            return  # a later verdict has begun anew
+        devices = 0
+        for index in range(first, len(verdict.shed_first)):
+            place = verdict.shed_first[index]
+            hold, bank = verdict.banks[place], self.machinery.banks[place]
+            if self._sighted or not hold.setpoint_w:  # before the first look, a part load has no known parts
+                bank.hold(hold, self._measure.banks[place].unread_w)
+            devices += self.plate.banks[place].devices
+            if devices >= TURN_DEVICES:
+                asyncio.get_running_loop().call_soon(self._hold_from, verdict, index + 1)
+                return
 
     def _step(self) -> Verdict:
         chances = [self._rng.random() for _ in self.plan.banks]
