@@ -167,7 +167,7 @@ class _Exchange(asyncio.Protocol):
         self._server.connections.add(self._transport)
         faults = [unit.fault() for unit in self._server.units.values()]
         if faults and all(fault is not None and fault.kind is MeterFaultKind.REFUSE for fault in faults):
-            transport.abort()
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if self._transport is not None:
