@@ -75,7 +75,7 @@ class Controller:
     """The central daemon without its sockets.
 
     `decide` is the engine's unless a test puts its own in; `heartbeat` is called at every turn of the control loop,
-    which is what a watchdog should be fed by.
+    which is what a watchdog should be fed by; `history` bounds `orders` and `receipts`.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Controller:
         feeds: Feeds | None = None,
         decide: Decide = engine_decide,
         heartbeat: Callable[[], None] = lambda: None,
+        history: int = 256,
     ) -> None:
         self.config = config
         self.bus = bus
@@ -100,7 +101,7 @@ class Controller:
         self.signals = Signals(rng)
         self.overrides = Overrides(rng)
         self.freezer = Freezer(config, self.feeds, self.signals, self.overrides)
-        self.publisher = Publisher(bus, clock, journal, self.metrics)
+        self.publisher = Publisher(bus, clock, journal, self.metrics, history=history)
         self.dispatcher = Dispatcher(
             config, self.freezer, decide, self.publisher, journal, clock, self.metrics, engine=_engine_version()
         )

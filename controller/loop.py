@@ -24,8 +24,8 @@ from controller.state import Fleet, SiteState
 
 _LOG = logging.getLogger(__name__)
 BEAT_MS: Final = 1_000
-_SLICE_S: Final = 0.005
-"""A call of `decide` is sized to take about this long, so that events and the socket get their turn."""
+_SLICE_S: Final = 0.003
+"""The loop works for about this long at a stretch, so that events and the socket get their turn."""
 _CHUNK_MAX: Final = 64
 
 
@@ -63,6 +63,8 @@ class ControlLoop:
         self._pending: dict[str, str] = {}
         self._backlog: list[tuple[str, str]] = []
         """Sites still to be decided and why, last first."""
+        self._renewals: list[str] = []
+        """Sites whose standing order is to be published again."""
         self._chunk = 8
         self._last_wall_ms = clock.wall_ms()
         self._tick_index = self._last_wall_ms // self._tick_ms
@@ -97,9 +99,11 @@ class ControlLoop:
                 self._beat()
             if self._pending:
                 self._decide_pending()
+            elif self._renewals:
+                self._renew()
             elif self._backlog:
                 self._decide_backlog()
-            if self._pending or self._backlog:
+            if self._pending or self._renewals or self._backlog:
                 self._wake.set()
             await asyncio.sleep(0)
 
@@ -118,7 +122,8 @@ class ControlLoop:
         if now_ms // self._tick_ms != self._tick_index or mono_ms - self._tick_mono_ms >= 2 * self._tick_ms:
             self._tick_index, self._tick_mono_ms = now_ms // self._tick_ms, mono_ms
             self._tick()
-        self._renew(mono_ms)
+        if not self._renewals:
+            self._renewals = [state.site for state in self._fleet if self._is_due(state, mono_ms)]
 
     def _tick(self) -> None:
         self.ticks += 1
@@ -141,17 +146,25 @@ class ControlLoop:
             touched = (site for site in self._fleet.ids() if self._config.price_feed_of(site) in changed)
             self._backlog[:0] = [(site, "price") for site in touched if site not in waiting]
 
-    def _renew(self, mono_ms: int) -> None:
-        """Publish again what has stood for a third of its lease, where a newer report can be answered."""
-        for state in self._fleet:
-            track = state.orders
-            if track.last is None or state.report is None or state.decided is None:
-                continue
-            params = self._dispatcher.params_of(state.site)
-            after_ms = min(max(params.lease_ms // 3, self._tick_ms + 2 * self._beat_ms), params.lease_ms // 2)
-            basis_is_old = (track.last.based_on_boot, track.last.based_on_seq) != (state.boot, state.report.seq)
-            if basis_is_old and (track.due or mono_ms - track.last_at_ms >= after_ms):
-                self._publisher.reissue(state, params)
+    def _is_due(self, state: SiteState, mono_ms: int) -> bool:
+        """Whether an order has stood for a third of its lease, or never arrived, and a newer report can be answered."""
+        track = state.orders
+        if track.last is None or state.report is None or state.decided is None:
+            return False
+        if (track.last.based_on_boot, track.last.based_on_seq) == (state.boot, state.report.seq):
+            return False
+        lease_ms = self._dispatcher.params_of(state.site).lease_ms
+        after_ms = min(max(lease_ms // 3, self._tick_ms + 2 * self._beat_ms), lease_ms // 2)
+        return track.due or mono_ms - track.last_at_ms >= after_ms
+
+    def _renew(self) -> None:
+        """Publish standing orders again, for one slice."""
+        clock = asyncio.get_running_loop()
+        began_s = clock.time()
+        while self._renewals and clock.time() - began_s <= _SLICE_S:
+            state = self._fleet.get(self._renewals.pop())
+            if state is not None and self._is_due(state, self._clock.mono_ms()):
+                self._publisher.reissue(state, self._dispatcher.params_of(state.site))
 
     def _decide_pending(self) -> None:
         """What cannot wait, first come first served, for one slice."""

@@ -24,7 +24,6 @@ from controller.state import Issued, SiteState
 _LOG = logging.getLogger(__name__)
 ISSUED_MAX: Final = 16
 """Orders of a site that are remembered, for their receipts."""
-LOG_MAX: Final = 20_000
 _UNHEARD_REPORTS: Final = 2
 _UNHEARD_MS: Final = 10_000
 _ANSWER_AGAIN: Final = frozenset({ReceiptReason.BASIS_UNKNOWN, ReceiptReason.LEASE_EXPIRED, ReceiptReason.SEQ_OLD})
@@ -33,7 +32,8 @@ _ANSWER_AGAIN: Final = frozenset({ReceiptReason.BASIS_UNKNOWN, ReceiptReason.LEA
 class Publisher:
     """Makes orders and follows them. All orders of one controller carry its epoch."""
 
-    def __init__(self, bus: Bus, clock: Clock, journal: Journal, metrics: Metrics) -> None:
+    def __init__(self, bus: Bus, clock: Clock, journal: Journal, metrics: Metrics, *, history: int) -> None:
+        """`history` is how many orders and receipts are kept for those who watch; the journal has them all."""
         self._bus = bus
         self._clock = clock
         self._journal = journal
@@ -41,9 +41,9 @@ class Publisher:
         self.epoch = 0
         """Set before the first order, from the journal."""
         self.faults = Faults(_LOG)
-        self.orders: deque[Order] = deque(maxlen=LOG_MAX)
+        self.orders: deque[Order] = deque(maxlen=history)
         """The newest orders that went out."""
-        self.receipts: deque[Receipt] = deque(maxlen=LOG_MAX)
+        self.receipts: deque[Receipt] = deque(maxlen=history)
         self.receipt_counts: Counter[str] = Counter()
         """Changes of receipt state by state, over all banks; an order refused as a whole counts once."""
 

@@ -41,7 +41,7 @@ QUEUE_BYTES: Final = 64 * 2**20
 RESERVE: Final = 2_000
 """Places in the queue that only signals, overrides and events may take."""
 _BATCH: Final = 2_000
-_LINGER_S: Final = 0.02
+_LINGER_S: Final = 0.01
 """How long a batch is gathered; a decision is durable about this much later."""
 _CLOSE_S: Final = 5.0
 _PAGE: Final = 500

@@ -237,7 +237,7 @@ def make_controller(
         journal=journal or MemoryJournal(),
         decide=decide,
         feeds=feeds,
-        **more,
+        **{"history": 10_000, **more},
     )
 
 
