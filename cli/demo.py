@@ -1,0 +1,183 @@
+"""`wattshift demo`: the main job here and now, narrated."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cli.client import EXIT_FAILED
+from sim.demo.run import DEFAULT_START, Demo, DemoEvent, DemoOptions
+from sim.demo.sites import NAMES
+from sim.demo.summary import Summary
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
+_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0}
+_STYLE = {
+    "price": "cyan",
+    "decision": "default",
+    "confirmed": "green",
+    "obligation_met": "green",
+    "signal": "yellow",
+    "override": "yellow",
+    "device": "yellow",
+    "refused": "red",
+    "violation": "bold red",
+    "picture": "dim",
+    "log": "dim",
+}
+
+
+def demo(
+    sites: Annotated[int, typer.Option("--sites", min=1, max=len(NAMES), help="how many sites")] = 2,
+    miners: Annotated[int, typer.Option("--miners", min=3, max=5_000, help="simulated ASICs per site")] = 60,
+    speed: Annotated[float, typer.Option("--speed", min=1, max=240, help="site seconds per second")] = 30.0,
+    start: Annotated[str, typer.Option("--start", help="moment of August 2023 to begin at, ISO 8601, UTC")] = (
+        DEFAULT_START.strftime("%Y-%m-%dT%H:%M")
+    ),
+    span: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="end by itself after this long: 60s, 5m, 1h")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="chance: devices' spread, jobs, delays")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="events as NDJSON; the last line is the summary")] = False,
+    narration: Annotated[bool, typer.Option("--narration/--no-narration", help="tell what happens")] = True,
+) -> None:
+    """Run broker, controller and simulated hybrid sites through a real ERCOT scarcity afternoon, faster than life.
+
+    Miners, meters and the HPC scheduler are simulated devices that speak their real protocols on real sockets; agents,
+    controller and broker are the real ones. Ends on Ctrl-C, after --for, or at the end of the sample. Exit code 0 only
+    where no invariant was violated.
+    """
+    options = DemoOptions(sites, miners, speed, _start(start), _seconds(span), seed)
+    teller = _json_teller(narration) if as_json else _word_teller(narration)
+    summary = asyncio.run(_run(options, teller, quiet=as_json))
+    if as_json:
+        print(json.dumps({"summary": summary.as_json()}), flush=True)
+    else:
+        _print_summary(summary)
+    if summary.invariant_violations:
+        raise typer.Exit(EXIT_FAILED)
+
+
+async def _run(options: DemoOptions, teller: Any, *, quiet: bool) -> Summary:
+    handler = _Tells(teller)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101  asyncio.run always runs in a task
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    demo = Demo(options, teller)
+    handler.clock = demo.clock.wall_ms
+    async with demo:
+        if not quiet:
+            _print_access(demo)
+        with suppress(asyncio.CancelledError):
+            await demo.until_done()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        return demo.summary()
+
+
+class _Tells(logging.Handler):
+    """The daemons' own warnings, told as events."""
+
+    def __init__(self, teller: Any) -> None:
+        super().__init__()
+        self._teller = teller
+        self.clock: Callable[[], int] = lambda: 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._teller(DemoEvent("log", None, self.clock(), record.getMessage(), {"logger": record.name}))
+
+
+def _print_access(demo: Demo) -> None:
+    console = Console(highlight=False)
+    sites = ", ".join(site.kit.plan.id for site in demo.sites)
+    console.print(f"[bold]Wattshift demo[/bold]: sites {sites}; {demo.options.speed:g} times faster than life.")
+    console.print("In another terminal:", style="dim")
+    for line in (
+        f"export WATTSHIFT_URL={demo.url} WATTSHIFT_TOKEN_FILE={demo.token_file}",
+        "wattshift status",
+        f"wattshift replay {demo.journal_file}",
+    ):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    console.print("Ctrl-C ends it.\n", style="dim")
+
+
+def _word_teller(narration: bool) -> Any:
+    console = Console(highlight=False)
+
+    def tell(event: DemoEvent) -> None:
+        if not narration:
+            return
+        at = datetime.fromtimestamp(event.at_ms / 1_000, UTC).strftime("%H:%M:%S")
+        text = event.text if event.site is None or event.text.startswith(event.site) else f"{event.site}: {event.text}"
+        console.print(f"[dim]{at}[/dim]  ", end="")
+        console.print(text, style=_STYLE.get(event.kind, "default"), markup=False, soft_wrap=True)
+
+    return tell
+
+
+def _json_teller(narration: bool) -> Any:
+    def tell(event: DemoEvent) -> None:
+        line: dict[str, Any] = {"event": event.kind, "site": event.site, "at_ms": event.at_ms}
+        if narration:
+            line["text"] = event.text
+        print(json.dumps(line | {"data": event.data}), flush=True)
+
+    return tell
+
+
+def _print_summary(summary: Summary) -> None:
+    console = Console(highlight=False)
+    proven = ", ".join(f"{count} {state}" for state, count in summary.receipts.items())
+    gain = summary.profit_usd - summary.always_on_usd
+    console.print(f"\n[bold]{summary.site_minutes:.0f} minutes of site time[/bold]")
+    console.print(f"{summary.decisions} decisions, {summary.orders} orders; receipts: {proven}.")
+    console.print(
+        f"Energy: hash {summary.hash_mwh:.3f} MWh, HPC {summary.hpc_mwh:.3f} MWh; "
+        f"{summary.curtailed_mwh:.3f} MWh less than always-on."
+    )
+    console.print(
+        f"Profit {summary.profit_usd:,.2f} USD; always-on would have made {summary.always_on_usd:,.2f} ({gain:+,.2f})."
+    )
+    if summary.invariant_violations:
+        console.print(f"{summary.invariant_violations} violations of invariants:", style="bold red")
+        for each in summary.violations:
+            console.print(f"  {each}", markup=False)
+    else:
+        console.print("No invariant was violated.", style="green")
+
+
+def _seconds(span: str | None) -> float | None:
+    if span is None:
+        return None
+    found = _SPAN.fullmatch(span.strip())
+    if found is None or float(found[1]) <= 0:
+        raise typer.BadParameter(f"{span!r} is no time span: give 60s, 5m or 1h", param_hint="--for")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _start(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no ISO 8601 moment", param_hint="--start") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if not (moment.year == 2023 and moment.month == 8):
+        raise typer.BadParameter("the sample holds August 2023 only", param_hint="--start")
+    return moment
+
+
+if __name__ == "__main__":
+    sys.exit("run: wattshift demo")
