@@ -141,10 +141,17 @@ def test_without_systemd_nothing_is_said() -> None:
 
 
 @asynccontextmanager
-async def running(path: Path) -> AsyncIterator[Process]:
-    process = await launch("--config", str(path), "--log-level", "warning")
+async def running(path: Path) -> AsyncIterator[str]:
+    """A daemon, and the base of its URLs: it listens on a port of its own choice and says which."""
+    process = await launch("--config", str(path))
+    assert process.stderr is not None
     try:
-        yield process
+        said = ""
+        async with asyncio.timeout(60):
+            while "http: listening on " not in said:
+                said = (await process.stderr.readline()).decode()
+                assert said, "it ended before it listened"
+        yield "http://" + said.split("listening on ")[1].strip()
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
@@ -153,24 +160,14 @@ async def running(path: Path) -> AsyncIterator[Process]:
         assert "Traceback" not in err
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
-
-
 @pytest.mark.mosquitto
 async def test_from_report_to_signal_to_order_over_a_real_broker_and_across_a_restart(tmp_path: Path) -> None:
-    http_port = free_port()
-    base = f"http://127.0.0.1:{http_port}"
     async with LocalBroker() as broker, ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:
         settings = broker.settings("agent-under-test")
         agent = SmallAgent(MqttBus(settings, Random(1)), SystemClock(), "alpha", every_ms=100)
         task = asyncio.ensure_future(agent.run())
-        path = configure(tmp_path, settings.port, http_port, more="tick_s = 1")
-        async with running(path):
+        path = configure(tmp_path, settings.port, more="tick_s = 1")
+        async with running(path) as base:
             await until(lambda: agent.order is not None)
             ask = {"site": "alpha", "reduce_w": RATED_W, "duration_s": 3_600, "id": "grid-1"}
             async with session.post(f"{base}/v1/signals", json=ask) as response:
@@ -181,7 +178,7 @@ async def test_from_report_to_signal_to_order_over_a_real_broker_and_across_a_re
             async with session.get(f"{base}/readyz") as response:
                 assert response.status == 200
             epoch = agent.epoch
-        async with running(path):
+        async with running(path) as base:
             await until(lambda: agent.epoch == epoch + 1)
             await until(lambda: agent.order is not None and agent.order.obligation == "grid-1")
             async with session.get(f"{base}/v1/signals") as response:
