@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
+from random import Random
 from typing import Final, Literal
 
 PAST_GRACE_MS: Final = 60_000
@@ -36,3 +38,11 @@ def check_times(starts_at_ms: int, ends_at_ms: int | None, now_ms: int) -> Rejec
     if ends_at_ms - starts_at_ms > LENGTH_MAX_MS:
         return Rejected("invalid", "ends_at", "is more than a year after the start", "give a shorter window")
     return None
+
+
+def new_id(prefix: str, chance: Random, taken: Container[str]) -> str:
+    """An id that is not taken; a restart with the same seed begins the same row of numbers."""
+    while True:
+        key = f"{prefix}-{chance.getrandbits(48):012x}"
+        if key not in taken:
+            return key

@@ -21,6 +21,8 @@ from controller.feeds.settings import HashPriceSettings, PriceSettings
 
 CONFIG_MAX_BYTES: Final = 4 * 2**20
 TOKEN_MIN: Final = 16
+LEASE_MIN_MS: Final = 15_000
+"""A shorter lease would lapse between two reports."""
 _PATH_KEYS: Final = frozenset({"path", "token_file", "password_file", "ca", "cert", "key"})
 
 
@@ -160,6 +162,8 @@ class ControllerConfig(_Settings):
             for name in given:
                 if name not in Params.model_fields:
                     raise ValueError(f"{key}: {_unknown(name, list(Params.model_fields))}")
+            if isinstance(given.get("lease_ms"), int) and given["lease_ms"] < LEASE_MIN_MS:
+                raise ValueError(f"{key}.lease_ms: a lease below {LEASE_MIN_MS} ms lapses between two reports")
             try:
                 Params.model_validate(given)
             except ValidationError as error:

@@ -9,7 +9,7 @@ from typing import Final
 
 from contract.messages import Workload
 from contract.units import POWER_W_MAX
-from controller.asks import Rejected, check_times
+from controller.asks import Rejected, check_times, new_id
 from controller.engine.model import Override, OverrideKind
 from controller.state import SiteState
 
@@ -75,7 +75,7 @@ class Overrides:
         if len(self._by_site.get(ask.site, ())) >= PER_SITE_MAX:
             return Rejected("limit", "site", f"{ask.site} has {PER_SITE_MAX} overrides", "lift some first")
         override = Override(
-            id=ask.id or f"ov-{self._chance.getrandbits(48):012x}",
+            id=ask.id or new_id("ov", self._chance, self._all),
             kind=ask.kind,
             site=ask.site,
             feeder=ask.feeder,

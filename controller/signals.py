@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from contract.units import POWER_W_MAX
-from controller.asks import Rejected, check_times
+from controller.asks import Rejected, check_times, new_id
 from controller.engine.model import Obligation
 from controller.state import SiteState
 
@@ -88,7 +88,7 @@ class Signals:
         if len(self._by_site.get(ask.site, ())) >= PER_SITE_MAX:
             return Rejected("limit", "site", f"{ask.site} has {PER_SITE_MAX} signals", "withdraw some first")
         obligation = Obligation(
-            id=ask.id or f"sg-{self._chance.getrandbits(48):012x}",
+            id=ask.id or new_id("sg", self._chance, self._all),
             site=ask.site,
             target_w=target_w,
             baseline_w=baseline.power_w if baseline else None,

@@ -27,6 +27,7 @@ from controller.api.schemas import (
     SignalOut,
     SignalsOut,
     SitesOut,
+    SiteSummary,
 )
 from controller.app import Controller
 from controller.asks import Rejected
@@ -38,6 +39,7 @@ from controller.state import SiteState
 
 _FLUSH_S: Final = 2.0
 """How long an answer waits for the disk; the order went out long before."""
+_YIELD_EVERY: Final = 64
 _LIMIT_MAX: Final = 1_000
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 T = TypeVar("T", SignalIn, OverrideIn)
@@ -95,8 +97,12 @@ class Api:
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def sites(self, _request: web.Request) -> web.Response:
-        states = sorted(self._controller.fleet, key=lambda state: state.site)
-        return _json(SitesOut(sites=[views.summary(self._controller, state) for state in states]))
+        lines: list[SiteSummary] = []
+        for state in sorted(self._controller.fleet, key=lambda state: state.site):
+            lines.append(views.summary(self._controller, state))
+            if len(lines) % _YIELD_EVERY == 0:  # thousands of sites in one go would keep an order waiting
+                await asyncio.sleep(0)
+        return _json(SitesOut(sites=lines))
 
     async def site(self, request: web.Request) -> web.Response:
         return _json(views.site(self._controller, self._state(request.match_info["site"])))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
+from contract.messages import Nameplate
 from controller.engine.model import Obligation, Override, SiteDecision
 from controller.journal.base import (
     DecisionRecord,
@@ -18,15 +20,38 @@ from controller.journal.base import (
 )
 from controller.journal.codec import decision_body, join, params_body, plate_body, snapshot_rest
 
-DECISIONS_MAX: Final = 200_000
-RECORDS_MAX: Final = 200_000
+DECISIONS_MAX: Final = 50_000
+RECORDS_MAX: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A decision as bytes, its nameplate shared with all others that name the same."""
+
+    n: int
+    id: str
+    site: str
+    at_ms: int
+    trigger: str
+    engine: str
+    params: bytes
+    plate: bytes
+    rest: bytes
+    decision: bytes
+
+    def stored(self) -> StoredDecision:
+        snapshot = join(self.rest, self.plate)
+        return StoredDecision(
+            self.n, self.id, self.site, self.at_ms, self.trigger, self.engine, self.params, snapshot, self.decision
+        )
 
 
 class MemoryJournal:
     """A `Journal` that lasts as long as the object: open it again and it restores what a restart would."""
 
     def __init__(self, *, decisions_max: int = DECISIONS_MAX, records_max: int = RECORDS_MAX) -> None:
-        self._decisions: deque[StoredDecision] = deque(maxlen=decisions_max)
+        self._decisions: deque[_Kept] = deque(maxlen=decisions_max)
+        self._plates: dict[str, tuple[Nameplate, bytes]] = {}
         self._last: dict[str, SiteDecision] = {}
         self._obligations: dict[str, Obligation] = {}
         self._overrides: dict[str, Override] = {}
@@ -83,23 +108,27 @@ class MemoryJournal:
 
     async def recent(self, site: str | None, limit: int) -> list[StoredDecision]:
         found: list[StoredDecision] = []
-        for stored in reversed(self._decisions):
+        for kept in reversed(self._decisions):
             if len(found) >= limit:
                 break
-            if site is None or stored.site == site:
-                found.append(stored)
+            if site is None or kept.site == site:
+                found.append(kept.stored())
         return found
 
     async def decisions(self, after_n: int = 0, site: str | None = None) -> AsyncIterator[StoredDecision]:
-        for stored in list(self._decisions):
-            if stored.n > after_n and (site is None or stored.site == site):
-                yield stored
+        for kept in list(self._decisions):
+            if kept.n > after_n and (site is None or kept.site == site):
+                yield kept.stored()
 
     def _keep(self, record: DecisionRecord) -> None:
         snapshot = record.snapshot
         self._last[snapshot.site] = record.decision
+        plate, body = self._plates.get(snapshot.site, (None, b""))
+        if plate is not snapshot.nameplate:
+            body = plate_body(snapshot.nameplate)
+            self._plates[snapshot.site] = (snapshot.nameplate, body)
         self._decisions.append(
-            StoredDecision(
+            _Kept(
                 n=self._written,
                 id=record.id,
                 site=snapshot.site,
@@ -107,7 +136,8 @@ class MemoryJournal:
                 trigger=record.trigger,
                 engine=record.engine,
                 params=params_body(record.params),
-                snapshot=join(snapshot_rest(snapshot), plate_body(snapshot.nameplate)),
+                plate=body,
+                rest=snapshot_rest(snapshot),
                 decision=decision_body(record.decision),
             )
         )

@@ -14,6 +14,7 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Select, event, insert, select
@@ -77,6 +78,7 @@ class SqlJournal:
         self._dropped_told = 0
         self._fault: str | None = None
         self._now_ms = 0
+        self._reading = False
 
     async def open(self, now_ms: int) -> Restored:
         await self._probe()
@@ -94,7 +96,27 @@ class SqlJournal:
         self._pump_task = asyncio.create_task(self._pump(), name="journal")
         return restored
 
+    async def open_to_read(self) -> None:
+        """Only read: the epoch stays, nothing is written, and a controller may be writing beside.
+
+        Raises `JournalError` where there is no journal.
+        """
+        path = self._sqlite_path()
+        if path is not None and not await asyncio.to_thread(Path(path).is_file):
+            raise JournalError(f"journal {path} cannot be opened: there is no such file")
+        await self._probe()
+        self._engine = _make_engine(self._url, None)
+        self._reading = True
+        try:
+            async with self._engine.connect() as connection:
+                await connection.execute(select(DECISIONS.c.n).limit(1))
+        except (SQLAlchemyError, OSError) as error:
+            await self.close()
+            raise JournalError(f"{self._shown()} is no journal: {_first_line(error)}") from error
+
     def write(self, record: Record) -> bool:
+        if self._reading:
+            return False
         self._now_ms = max(self._now_ms, getattr(record, "at_ms", 0))
         limit = self._queue_records
         if isinstance(record, SignalRecord | OverrideRecord | EventRecord):
@@ -177,13 +199,17 @@ class SqlJournal:
 
     async def _probe(self) -> None:
         """Open and close an SQLite file once before the pool does: a pool that fails leaves its thread behind."""
-        path = self._url.removeprefix("sqlite+aiosqlite:///")
-        if path in (self._url, "", ":memory:"):
+        path = self._sqlite_path()
+        if path is None:
             return
         try:
             await asyncio.to_thread(_open_once, path)
         except sqlite3.Error as error:
             raise JournalError(f"journal {path} cannot be opened: {error}") from error
+
+    def _sqlite_path(self) -> str | None:
+        path = self._url.removeprefix("sqlite+aiosqlite:///")
+        return None if path in (self._url, "", ":memory:") else path
 
     async def _create_tables(self) -> None:
         assert self._engine is not None  # noqa: S101  open() has just made it

@@ -122,6 +122,19 @@ class TestSignals:
         assert signals.all(0) == []
 
 
+def test_a_restart_with_the_same_seed_takes_no_id_that_stands() -> None:
+    first = Signals(Random(1))
+    ask = SignalAsk(site="alpha", target_w=1, duration_ms=60_000)
+    before = first.accept(ask, site(), WALL_MS, MONO_MS)
+    assert isinstance(before, Accepted)
+    second = Signals(Random(1))
+    second.restore([before.obligation])
+    after = second.accept(ask, site(), WALL_MS, MONO_MS)
+    assert isinstance(after, Accepted)
+    assert after.obligation.id != before.obligation.id
+    assert len(second.all(WALL_MS)) == 2
+
+
 def hybrid() -> SiteState:
     banks = (
         BankPlate(id="asics", feeder="main", workload=Workload.HASH, model="S21", devices=10, rated_w=35_000),

@@ -222,6 +222,19 @@ class TestSql:
         for journal in journals:
             await journal.close()
 
+    async def test_a_reader_beside_a_running_controller_leaves_no_trace(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as journal:
+            journal.write(decided(1)[0])
+            assert await journal.flush(5.0)
+            reader = SqlJournal(url(tmp_path))
+            await reader.open_to_read()
+            assert [each.id async for each in reader.decisions()] == ["1-1"]
+            assert not reader.write(decided(2)[0])
+            await reader.close()
+        assert await _scalar(tmp_path, "select count(*) from epochs") == 1
+        with pytest.raises(JournalError, match="no such file"):
+            await SqlJournal(url(tmp_path / "elsewhere")).open_to_read()
+
     async def test_the_epoch_stands_above_the_floor(self, tmp_path: Path) -> None:
         journal = SqlJournal(url(tmp_path), epoch_floor=41)
         assert (await journal.open(WALL_MS)).epoch == 42
