@@ -1,0 +1,1 @@
+"""What is claimed as speed, runnable by anyone: `python -m bench.NAME --help`; see docs/benchmarks.md."""
