@@ -219,14 +219,15 @@ def _stale(case: Case, envelope: Envelope) -> None:
 
 
 def _ramp(case: Case, envelope: Envelope) -> None:
-    """A hash bank rises no faster than its site allows: at most what the ramp gives until the next decision."""
+    """A hash bank rises no faster than its site allows: to what the ramp gives until the next decision, one device at
+    least. Reckoned from its power, not its setpoint, so that deciding more often does not make it rise faster."""
     for bank, bounds in zip(case.site.banks, envelope.bounds, strict=True):
         rate = bank.plate.ramp_up_w_per_s
         if bank.work is not None or rate == 0:
             continue
         power_w = (bank.reading.power_w if bank.reading else None) or 0
-        reach_w = power_w + rate * case.site.params.tick_ms // 1_000
-        bounds.cut(DecisionReason.RAMP, "ramp", max(reach_w, bank.up_w + max(bank.plate.steps_w, 1)))
+        rise_w = max(rate * case.site.params.tick_ms // 1_000, bank.plate.steps_w, 1)
+        bounds.cut(DecisionReason.RAMP, "ramp", max(power_w + rise_w, bank.up_w))
 
 
 def _override(case: Case, envelope: Envelope) -> None:

@@ -38,7 +38,8 @@ from controller.engine.model import (
     Snapshot,
     Stance,
 )
-from tests.controller.engine.build import AT, HOUR, KW, MINUTE, MW
+from tests.controller.engine.build import AT, HOUR, KW, MINUTE, MW, hash_bank, hpc_bank, job
+from tests.controller.engine.build import site as build_site
 
 ci = settings(
     max_examples=int(os.environ.get("WATTSHIFT_EXAMPLES", "120")),
@@ -249,6 +250,26 @@ def sites(draw: st.DrawFn, *, ruled: bool = True, name: str = "west") -> SiteSna
         overrides=tuple(draw(overrides(f"o-{i}", [f.id for f in feeders], bank_names)) for i in range(draw(count))),
         previous=tuple(PreviousSetpoint(bank=b, target_w=draw(WATTS), reason=DecisionReason.CAP) for b in told),
     )
+
+
+@st.composite
+def contested_sites(draw: st.DrawFn) -> SiteSnapshot:
+    """Two hash banks and a busy partition, all running: what a cap must choose from."""
+    work = [
+        job(
+            f"job-{i}",
+            mw=draw(st.sampled_from([0.2, 0.5, 1.5])),
+            value=draw(st.sampled_from([0, 20, 70, 90, 300])),
+            state=draw(st.sampled_from(["running", "running", "pending", "frozen"])),
+            firm=draw(st.booleans()),
+        )
+        for i in range(draw(st.integers(1, 4)))
+    ]
+    banks = [
+        hash_bank(f"hash-{i}", mw=draw(st.sampled_from([1, 2.5, 5])), j_per_th=draw(st.integers(15, 35)))
+        for i in range(2)
+    ]
+    return build_site(*banks, hpc_bank(mw=6.0), jobs=work, price=draw(st.sampled_from([-30.0, 20.0, 65.0, 80.0])))
 
 
 @st.composite

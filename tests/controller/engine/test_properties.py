@@ -22,8 +22,8 @@ from controller.engine.model import (
     SiteSnapshot,
     Snapshot,
 )
-from tests.controller.engine.build import AT, override
-from tests.controller.engine.strategies import ci, params, shuffled, sites, wild_sites
+from tests.controller.engine.build import AT, MW, override
+from tests.controller.engine.strategies import ci, contested_sites, params, shuffled, sites, wild_sites
 
 STRONGER_THAN_DWELL = {
     DecisionReason.INTERLOCK,
@@ -148,31 +148,27 @@ def test_an_emergency_stop_beats_everything_but_an_interlock(site: SiteSnapshot,
 
 
 @ci
-@given(sites(), params())
-def test_firm_work_is_shed_only_where_it_would_not_fit_with_all_else_off(site: SiteSnapshot, how: Params) -> None:
-    """Holds of limits; a rule on the bank itself (a lockout, a cap on it) may cut its firm work too."""
-    decision = one(site, how)
+@given(sites(ruled=False) | contested_sites(), params(), st.sampled_from([0, 2 * MW, 4 * MW, 6 * MW, 12 * MW]))
+def test_firm_work_is_shed_only_where_it_would_not_fit_with_all_else_off(
+    site: SiteSnapshot, how: Params, cap_w: int
+) -> None:
+    """Under breakers and a site cap, with every hash bank and flexible job of the site down, it would still not fit."""
     assume(site.report is not None and site.report.mode is not Mode.LOCAL and site.online)
     assert site.report is not None
-    selected = {(s.bank, s.job): s.frees_w for s in decision.shed_ladder if s.job is not None}
-    on_bank = {o.bank for o in site.overrides} | {r.id for r in site.report.banks if r.interlocks}
-    wide = {OverrideKind.EMERGENCY_STOP, OverrideKind.LOCKOUT, OverrideKind.HOLD}
-    assume(not any(o.kind in wide for o in site.overrides))
+    cap = override(OverrideKind.CAP, mw=cap_w / MW)
+    report = site.report.model_copy(update={"feeders": ()})
+    site = site.model_copy(update={"overrides": (cap,), "report": report})
+    decision = one(site, how)
+    readings = {r.id: r for r in report.banks}
+    runs = {(s.bank, s.job) for s in decision.shed_ladder if s.frees_w}
+    firm_w = {part.bank: firm_running_w(part, runs) for part in partitions_of(site)}
+    unheard = {p.id for p in site.nameplate.banks if p.workload is Workload.HPC} - set(firm_w)
+    assume(not unheard)
     for part in partitions_of(site):
-        reading = next((r for r in site.report.banks if r.id == part.bank), None)
-        if part.bank in on_bank or not is_fresh(site, reading, how):
-            continue
-        for job in part.jobs:
-            if not (job.firm and job.state is JobState.RUNNING and job.power_w) or selected[part.bank, job.id]:
-                continue
-            bare = {
-                b.bank: sum(j.power_w for j in p.jobs if j.firm and selected[b.bank, j.id])
-                for b in decision.banks
-                for p in partitions_of(site)
-                if p.bank == b.bank
-            }
-            bare[part.bank] += job.power_w
-            assert firm_breaks_a_limit(site, how, bare, part.bank), f"{job.id} is cut though it would fit"
+        if is_fresh(site, readings.get(part.bank), how):
+            for job in part.jobs:
+                cut = job.firm and job.state is JobState.RUNNING and job.power_w and (part.bank, job.id) not in runs
+                assert not cut or too_much(site, how, part.bank, firm_w | {part.bank: firm_w[part.bank] + job.power_w})
 
 
 @ci
@@ -246,7 +242,7 @@ def test_it_never_raises_and_every_figure_and_sentence_is_well_formed(site: Site
 
 
 @ci
-@given(sites(), params())
+@given(sites() | contested_sites(), params())
 def test_once_obeyed_a_decision_stands(site: SiteSnapshot, how: Params) -> None:
     """No chatter: with prices and plant unchanged the targets come to rest, and stay."""
     site = site.model_copy(update={"nameplate": without_ramps(site)})
@@ -317,25 +313,36 @@ def load_w(site: SiteSnapshot, decision: SiteDecision, feeder: str) -> int:
     return -(-milliwatts // 1_000) + (site.nameplate.base_load_w if feeder == main else 0)
 
 
-def firm_breaks_a_limit(site: SiteSnapshot, how: Params, firm_w: dict[str, int], bank: str) -> bool:
-    """Whether idle power and this firm work alone exceed, at some feeder above the bank, what may be planned there."""
-    from controller.engine.economics import _Fill  # the one place that knows what a meter adds to a plan
-    from controller.engine.facts import digest
-    from controller.engine.rules import narrow, shed_from_ms
+def firm_running_w(part: PartitionReading, runs: set[tuple[str, str | None]]) -> int:
+    return sum(job.power_w for job in part.jobs if job.firm and (part.bank, job.id) in runs)
 
-    facts = digest(site, how, AT)
-    due = [o for o in facts.obligations if shed_from_ms(facts, o) <= AT]
-    fill = _Fill(facts, narrow(facts, due, None))
-    at = next(b for b in facts.banks if b.id == bank)
-    if at.plate.idle_w + firm_w[bank] > at.natural_w:
+
+def too_much(site: SiteSnapshot, how: Params, bank: str, firm_w: dict[str, int]) -> bool:
+    """Whether this firm work and idle power alone exceed what the bank, or a limit above it, allows to plan."""
+    plates = {p.id: p for p in site.nameplate.banks}
+    readings = {r.id: r for r in site.report.banks} if site.report else {}
+    main = site.nameplate.main.id
+    if plates[bank].idle_w + firm_w[bank] > plates[bank].rated_w:
         return True
-    for node in at.path:
-        below = [b for b in facts.banks if node in b.path]
-        firm_mw = sum(firm_w.get(b.id, 0) * facts.factor(node, b) for b in below)
-        opaque_mw = sum(b.ceiling_w * facts.factor(node, b) for b in below if b.work and not b.work.known)
-        if fill.idle_mw[node] + firm_mw + opaque_mw > fill.firm_cap_mw[node]:
+    for _, _, node, watts in stated_limits(site, how):
+        if not on_path(site, plates[bank].feeder, node):
+            continue
+        milliwatts = site.nameplate.base_load_w * 1_000 if node == main else 0
+        for plate in plates.values():
+            if on_path(site, plate.feeder, node):
+                least_w = max(plate.idle_w, stuck_power_w(readings.get(plate.id)))
+                factor = plate.pue_milli if node == main else 1_000
+                milliwatts += (least_w + firm_w.get(plate.id, 0)) * factor
+        if milliwatts > watts * (1_000 - how.cap_margin_milli):
             return True
     return False
+
+
+def stuck_power_w(reading: BankReading | None) -> int:
+    """What a bank draws that has been told to be off for a minute."""
+    if reading is None or reading.on is not False or (reading.on_for_ms or 0) < 60_000:
+        return 0
+    return reading.power_w or 0
 
 
 def without_ramps(site: SiteSnapshot) -> Any:

@@ -1,0 +1,73 @@
+"""Plans are made with the larger of what the nameplate says and what the meter shows, so that the metered cap holds."""
+
+from __future__ import annotations
+
+from contract.messages import Feeder
+from controller.engine.model import Params
+from tests.controller.engine.build import HOUR, MW, hash_bank, of, off, on, override, run, site, targets
+
+A = hash_bank("hall-a")
+CAP = [override("cap", mw=4)]
+
+
+def test_a_meter_above_the_sum_of_its_banks_shifts_the_plan_by_the_difference() -> None:
+    """5 MW of bank and 0.2 of base load, but the meter shows 5.6: 0.4 more than the nameplate knows of."""
+    decision = run(site(A, base_mw=0.2, metered={"main": 5_600_000}, overrides=CAP))
+    assert (targets(decision)["hall-a"], decision.planned_w) == (3.4, 4 * MW)
+
+
+def test_never_with_less_than_the_nameplate_says() -> None:
+    decision = run(site(A, base_mw=0.2, metered={"main": 4_000_000}, overrides=CAP))
+    assert (targets(decision)["hall-a"], decision.planned_w) == (3.8, 4 * MW)
+
+
+def test_a_meter_that_is_stale_or_silent_counts_for_nothing() -> None:
+    silent = run(site(A, base_mw=0.2, overrides=CAP))
+    stale = run(site(A, base_mw=0.2, metered={"main": 5_600_000}, overrides=CAP, age_ms=29_500))
+    assert targets(silent)["hall-a"] == targets(stale)["hall-a"] == 3.8
+
+
+def test_devices_that_understate_their_power_do_not_rise_through_the_cap() -> None:
+    """At 1 MW the meter shows 1.1: a bias of a tenth. What it will show after the rise is what must fit: 4 MW."""
+    reading = on(A, MW, available_w=5 * MW)
+    decision = run(site(A, readings=[reading], metered={"main": 1_100_000}, overrides=CAP))
+    target_w = of(decision, "hall-a").target_w
+    assert 3_990_000 <= target_w * 1.1 <= 4 * MW
+    then = run(site(A, readings=[on(A, target_w)], metered={"main": round(target_w * 1.1)}, overrides=CAP))
+    assert abs(of(then, "hall-a").target_w - target_w) <= A.steps_w, "and there it rests"
+
+
+def test_a_ramp_on_its_way_is_not_taken_for_a_load() -> None:
+    """The meter is ahead of the devices' own figures while they boot; the setpoint explains it."""
+    booting = on(A, 4 * MW, power_w=MW)
+    decision = run(site(A, readings=[booting], metered={"main": 3_500_000}, overrides=CAP))
+    assert targets(decision)["hall-a"] == 4.0
+
+
+def test_a_sub_meter_protects_its_own_breaker() -> None:
+    hall = Feeder(id="hall", parent="main", limit_w=4 * MW)
+    plate = hash_bank("hall-a", feeder="hall")
+    decision = run(site(plate, feeders=[hall], metered={"hall": 5_300_000}))
+    assert targets(decision)["hall-a"] == 3.7
+
+
+def test_power_of_a_bank_that_does_not_stop_is_made_room_for() -> None:
+    """Hall A was told off an hour ago and still draws 2 MW: under a cap of 4 MW, 2 MW are left for hall B."""
+    other = hash_bank("hall-b")
+    readings = [off(A, power_w=2 * MW, on_for_ms=HOUR, available_w=0), on(other)]
+    decision = run(site(A, other, readings=readings, overrides=CAP))
+    assert (targets(decision), decision.planned_w) == ({"hall-a": 0.0, "hall-b": 2.0}, 4 * MW)
+    stopping = [off(A, power_w=2 * MW, on_for_ms=5_000, available_w=0), on(other)]
+    assert targets(run(site(A, other, readings=stopping, overrides=CAP)))["hall-b"] == 4.0
+
+
+def test_noise_of_the_meter_lowers_once_and_does_not_flutter() -> None:
+    """With the excess swinging between 0 and 30 kW under a 4 MW cap, the target falls to the worst seen and stays."""
+    how, watts, seen = Params(cap_margin_milli=10), 5 * MW, []
+    for excess_w in (0, 30_000, 10_000, 0, 30_000, 0):
+        snapshot = site(A, readings=[on(A, watts)], metered={"main": watts + excess_w}, overrides=CAP)
+        watts = of(run(snapshot, how), "hall-a").target_w
+        seen.append(watts)
+    assert seen[0] == 3_960_000
+    assert len(set(seen[1:])) == 1
+    assert seen[1] < seen[0]
