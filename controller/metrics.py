@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.registry import Collector
 
 _FAST: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _SLOW: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
@@ -18,6 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
+        self._extra: Collector | None = None
         self.decision_seconds = Histogram(
             "wattshift_controller_decision_seconds",
             "Freeze, decide and publish of one call, journalling excluded",
@@ -70,3 +72,10 @@ class Metrics:
             "Ticks that were due before the one before was done",
             registry=self.registry,
         )
+
+    def read_at_scrape(self, collector: Collector) -> None:
+        """Register what is read from the controller's state; in place of what was registered so before."""
+        if self._extra is not None:
+            self.registry.unregister(self._extra)
+        self._extra = collector
+        self.registry.register(collector)

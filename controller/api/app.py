@@ -46,10 +46,10 @@ T = TypeVar("T", SignalIn, OverrideIn)
 
 
 def create_app(controller: Controller, token: str) -> web.Application:
-    """The application over one controller; call it once for each. Every path but /healthz and /readyz takes `token`,
-    /metrics too unless the configuration opens it."""
+    """The application over one controller. Every path but /healthz and /readyz takes `token`, /metrics too unless the
+    configuration opens it."""
     api = Api(controller)
-    controller.metrics.registry.register(FleetCollector(controller))
+    controller.metrics.read_at_scrape(FleetCollector(controller))
     open_paths = {"/healthz", "/readyz"}
     if controller.config.http.metrics_are_open:
         open_paths.add("/metrics")

@@ -14,6 +14,7 @@ from aiohttp import ClientSession
 
 from contract.messages import BankReceipt, Receipt, ReceiptState, Status
 from contract.reasons import ReceiptReason
+from controller.api.app import create_app
 from controller.app import Controller
 from controller.config import ControllerConfig
 from controller.daemon import serve
@@ -369,3 +370,8 @@ class TestMetrics:
         ):
             assert line in text, line
         assert "bank-0" not in text, "no series per bank"
+
+    async def test_a_second_application_over_one_controller_doubles_no_series(self, stand: Stand) -> None:
+        create_app(stand.controller, TOKEN)
+        _, text, _ = await stand.call("GET", "/metrics")
+        assert text.count("\nwattshift_controller_epoch ") == 1
