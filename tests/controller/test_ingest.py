@@ -7,6 +7,8 @@ import logging
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from contract.bus import Inbound
 from contract.messages import MAX_PAYLOAD_BYTES, BankReading, FeederReading, Receipt, Report, Status, encode
@@ -255,6 +257,31 @@ def test_a_fault_is_counted_always_and_logged_once_per_change(caplog: pytest.Log
         bench.take(inbound(report(seq=99)))
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert bench.counts["malformed"] == 29
+
+
+@given(
+    kind=st.sampled_from(["report", "receipt", "status", "nameplate", "order", ""]),
+    payload=st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=100).map(str.encode),
+        st.builds(
+            lambda key, value: _with(**{key: value}),
+            st.sampled_from(["site", "boot", "seq", "mode", "feeders", "banks", "partitions", "ambient_temp_mc"]),
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+                lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+                max_leaves=5,
+            ),
+        ),
+    ),
+)
+@settings(max_examples=150, deadline=None)
+def test_whatever_comes_ingest_never_raises_and_every_message_is_taken_or_counted(kind: str, payload: bytes) -> None:
+    bench = Bench()
+    bench.join()
+    bench.take(_raw(kind, payload))
+    taken = len(bench.sink.reports) + len(bench.sink.receipts)
+    assert taken + sum(bench.counts.values()) == 1
 
 
 def test_a_price_on_the_bus_goes_to_its_feed() -> None:
