@@ -41,10 +41,10 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "price_below_break_even",
-        {},
+        {"limit_mw": 20.0},
         (
             "Hall A and B run (14.2 MW): the price of 40 USD/MWh is below their break-even of 83 and 73; "
-            "HPC keeps 3.1 MW for 12 jobs worth 410 USD/MWh; site at 17.3 of 100.0 MW."
+            "HPC keeps 3.1 MW for 12 jobs worth 410 USD/MWh; site at 17.3 of 20.0 MW."
         ),
     ),
     (
