@@ -14,7 +14,14 @@ EXIT_AUTH: Final = 4
 EXIT_CONFLICT: Final = 5
 EXIT_UNREACHABLE: Final = 6
 
-_EXIT_BY_STATUS: Final = {400: EXIT_USAGE, 401: EXIT_AUTH, 403: EXIT_AUTH, 409: EXIT_CONFLICT, 422: EXIT_USAGE}
+_EXIT_BY_STATUS: Final = {
+    400: EXIT_USAGE,
+    401: EXIT_AUTH,
+    403: EXIT_AUTH,
+    404: EXIT_USAGE,
+    409: EXIT_CONFLICT,
+    422: EXIT_USAGE,
+}
 
 
 class ApiError(Exception):
@@ -70,7 +77,8 @@ def _problem(answer: Any, status: int) -> str:
     """One line from a problem+json body (RFC 9457)."""
     if not isinstance(answer, dict):
         return f"HTTP {status}"
-    field = f"{answer['field']}: " if answer.get("field") else ""
     told = str(answer.get("detail") or answer.get("title") or f"HTTP {status}")
+    field = answer.get("field")
+    named = f"{field}: " if field and not told.startswith(f"{field}:") else ""
     fix = f". Fix: {answer['fix']}" if answer.get("fix") else ""
-    return f"{field}{told}{fix}"
+    return f"{named}{told}{fix}"

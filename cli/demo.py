@@ -118,7 +118,7 @@ def _word_teller(narration: bool) -> Any:
     console = Console(highlight=False)
 
     def tell(event: DemoEvent) -> None:
-        if not narration:
+        if not narration or event.kind == "ready":
             return
         at = datetime.fromtimestamp(event.at_ms / 1_000, UTC).strftime("%H:%M:%S")
         text = event.text if event.site is None or event.text.startswith(event.site) else f"{event.site}: {event.text}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ DEFAULT_URL = "http://127.0.0.1:8480"
 
 override = typer.Typer(help="Impose, list and lift overrides.", no_args_is_help=True)
 EXIT_DEGRADED = 3
+_FIGURES = frozenset({"metered", "planned", "cap", "price", "USD/h", "target", "draws", "worth USD/MWh", "value"})
 
 
 def status(
@@ -198,11 +199,11 @@ def _print_banks(console: Console, banks: list[dict[str, Any]]) -> None:
 
 
 def _table(*columns: str) -> Table:
+    """Figures to the right; what is copied from the screen, the first column, never folded."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in columns:
-        table.add_column(
-            column, justify="right" if column in {"metered", "planned", "cap", "price", "USD/h"} else "left"
-        )
+    for number, column in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if column in _FIGURES else "left"
+        table.add_column(column, justify=justify, no_wrap=number == 0, overflow="ignore" if number == 0 else "fold")
     return table
 
 

@@ -42,6 +42,7 @@ def replay(
 
 async def _replay(url: str, site: str | None, every: bool) -> ReplayResult:
     journal = SqlJournal(url)
+    await journal.open_to_read()
     try:
         return await replay_journal(journal, decide, site=site, stop_at_first=not every)
     finally:

@@ -147,6 +147,8 @@ class Demo:
         await self._start_controller(folder, broker)
         for index, demo in enumerate(demos):
             await self._start_site(demo, index, folder, broker)
+        access = {"url": self.url, "token_file": str(self.token_file), "journal": str(self.journal_file)}
+        self.say("ready", None, f"The API listens on {self.url}; its token is in {self.token_file}.", access)
         self._tasks += [
             asyncio.create_task(self._check(), name="checkers"),
             asyncio.create_task(Watch(self).run(), name="watch"),

@@ -76,12 +76,13 @@ class Watch:
             return
         self._proven[state.site] = hash(track.last.setpoints)
         slowest_ms = max((bank.after_ms or 0) for bank in banks if bank)
-        metered_w = state.main_power_w()
-        power = "no reading" if metered_w is None else f"{metered_w / 1e6:.3f} MW"
-        text = f"Order {track.last.seq} is confirmed on every bank by measured power; main meter {power}."
-        self._demo.say(
-            "confirmed", state.site, text, {"order": track.last.seq, "slowest_ms": slowest_ms, "main_w": metered_w}
+        measured_w = sum(bank.measured_w or 0 for bank in banks if bank)
+        text = (
+            f"Order {track.last.seq} is confirmed by measured power on all {len(banks)} banks: "
+            f"{measured_w / 1e6:.3f} MW, {slowest_ms / 1_000:.0f} s after it came."
         )
+        data = {"order": track.last.seq, "slowest_ms": slowest_ms, "measured_w": measured_w}
+        self._demo.say("confirmed", state.site, text, data)
 
     def _watch_obligation(self, state: SiteState) -> None:
         now_ms = self._demo.clock.wall_ms()
