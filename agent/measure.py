@@ -166,7 +166,7 @@ class Measurer:
 
     def _watch_for_frozen(self, surveys: Sequence[Survey], now_ms: int) -> None:
         """Tell each meter what the devices behind it claim."""
-        claims = [survey.power_w if survey.source is Source.DEVICES else None for survey in surveys]
+        claims = [survey.power_w for survey in surveys]
         for gauge, claim in zip(self._bank_meters, claims, strict=True):
             if gauge is not None:
                 gauge.expect(claim, now_ms, self._lag_ms)

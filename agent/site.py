@@ -98,6 +98,7 @@ class SiteAgent:
         self._sighted = False
         self._started_ms: int | None = None
         self._ending = False
+        self._dies = False
         self.ticked_ms: int | None = None
         self.late_ms = 0
         """How late the last control step began."""
@@ -204,8 +205,17 @@ class SiteAgent:
         try:
             await _together(jobs, self._end)
         finally:
-            self._save_state()
-            self._save_memory()
+            await self.machinery.fleet.close()
+            if not self._dies:
+                self._save_state()
+                self._save_memory()
+
+    def die(self) -> None:
+        """From here a cancelled `run` ends as a killed process does: nothing is commanded, said or saved any more.
+
+        For simulations; its bus may still take leave of the broker, so cut the link first.
+        """
+        self._dies = True
 
     async def _control_loop(self) -> None:
         due_ms = self._clock.mono_ms()
@@ -254,6 +264,9 @@ class SiteAgent:
         waited_ms = now_ms - (now_ms if self._started_ms is None else self._started_ms)
         if looked or waited_ms >= self.config.timing.device_stale_ms:
             self._sighted = True
+            for limits, seen in zip(self.plan.banks, self._measure.banks, strict=True):
+                if limits.max_inlet_mc is not None and seen.inlet_mc is None:
+                    _LOG.warning("%s: %s has a max_inlet_mc and nothing tells its inlet", self.plan.site, limits.id)
             if self._found_as_is:
                 self._guard = adopt(self.plan, self._guard, self._measure.facts, now_ms)
 
@@ -278,6 +291,8 @@ class SiteAgent:
 
     async def _end(self) -> None:
         """A clean end, while everything still runs."""
+        if self._dies:
+            return
         self._ending = True
         if self.config.fail_safe.on_end == "fail_safe" and not self._guard.local:
             self._guard = replace(self._guard, lease_until_ms=None, hold_until_ms=None)

@@ -167,6 +167,7 @@ class World:
         self._seed = seed
         self._tasks: list[asyncio.Task[Any]] = []
         self.agents: list[SiteAgent] = []
+        self._links: list[str] = []
         self.runs: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> World:
@@ -206,6 +207,7 @@ class World:
             state=state or MemoryStateStore(),
         )
         self.agents.append(agent)
+        self._links.append(link)
         self.runs.append(asyncio.get_running_loop().create_task(agent.run()))
         return agent
 
@@ -213,10 +215,8 @@ class World:
         """End the newest agent, cleanly or as a crash does."""
         run = self.runs.pop()
         if crash:
-            agent = self.agents[-1]
-            link = getattr(agent.bus, "link", "agent")
-            self.broker.cut(link)
-            agent._ending = True
+            self.broker.cut(self._links[-1])
+            self.agents[-1].die()
         run.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await run
