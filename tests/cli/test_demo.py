@@ -32,7 +32,7 @@ def wattshift(*words: str, env: dict[str, str] | None = None) -> subprocess.Comp
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    command = [*WATTSHIFT, "demo", "--json", "--miners", "20", "--for", "120s"]
+    command = [*WATTSHIFT, "demo", "--json", "--miners", "20", "--for", "10m"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         access = next(event for event in _events(process) if event.get("event") == "ready")["data"]
         next(event for event in _events(process) if event.get("event") == "confirmed")
