@@ -35,6 +35,7 @@ _MARK: Final = "WATTSHIFT_SLURM"
 _START_S: Final = 20.0
 _START_TRIES: Final = 3
 _CLIENT_S: Final = 15.0
+_END_S: Final = 10.0
 _SWEEPS: Final = 50
 
 _CONFIG: Final = """\
@@ -193,9 +194,16 @@ class SlurmCluster:
                 return ""
             raise
 
+    async def clear(self) -> None:
+        """End every job, and wait until their nodes are free."""
+        jobs = (await self.command("squeue", "--noheader", "--format=%i", "--array")).split()
+        if jobs:
+            await self.command("scancel", "--user=root")
+            await self._wait("the nodes", self._nodes_are_idle)
+
     async def stop_controller(self) -> None:
-        """End slurmctld as a crash does; slurmrestd and the jobs go on."""
-        await self._end("slurmctld")
+        """End slurmctld in order, so that it knows its jobs when it is started again; slurmrestd and the jobs go on."""
+        await self._end("slurmctld", signal.SIGTERM)
 
     async def start_controller(self) -> None:
         await self._start_controller()
@@ -295,11 +303,16 @@ class SlurmCluster:
                 stderr=log,
             )
 
-    async def _end(self, name: str) -> None:
+    async def _end(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
         process = self._running.pop(name)
         with contextlib.suppress(ProcessLookupError):
+            process.send_signal(how)
+        try:
+            async with asyncio.timeout(_END_S):
+                await process.wait()
+        except TimeoutError:
             process.kill()
-        await process.wait()
+            await process.wait()
 
     async def _answering(self) -> None:
         await self._wait("slurmctld", self._controller_answers)
@@ -343,7 +356,7 @@ class SlurmCluster:
 async def _sweep(folder: Path) -> None:
     """End what a cluster's daemons have left: job steps, and what the jobs' scripts run, stopped ones too."""
     for _ in range(_SWEEPS):
-        strays = _marked(folder)
+        strays = marked_processes(folder)
         if not strays:
             return
         for pid in strays:
@@ -352,7 +365,7 @@ async def _sweep(folder: Path) -> None:
         await asyncio.sleep(0.02)
 
 
-def _marked(folder: Path) -> list[int]:
+def marked_processes(folder: Path) -> list[int]:
     """Ids of the living processes that carry a cluster's mark."""
     mark = f"{_MARK}={folder}".encode()
     found = []

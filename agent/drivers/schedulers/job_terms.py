@@ -1,18 +1,22 @@
 """What a job is worth and how it may be treated, from what its scheduler says of it.
 
 Terms come, strongest first, from the job's own comment (`wattshift value=12.5 firm deadline=1760000000 checkpoint=600
-restart=4.5 notice=120`; seconds and USD), from its QOS, its account, and the partition's default.
+restart=4.5 notice=120`; seconds and USD), from its QOS, its account, and the partition's default. Anybody who may
+submit a job may write its comment: a site that does not bill by it turns `trust_comments` off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 UsdPerNodeHour = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+MAX_COMMENT: Final = 1_024
+"""Characters of a comment that are looked at."""
+_YES: Final = frozenset({"", "1", "yes", "true"})
 
 
 class ValueMap(BaseModel):
@@ -25,6 +29,8 @@ class ValueMap(BaseModel):
     by_account: dict[str, UsdPerNodeHour] = {}
     firm_qos: tuple[str, ...] = ()
     firm_accounts: tuple[str, ...] = ()
+    trust_comments: bool = True
+    """Whether a job's own comment may say what it is worth and that it is firm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +45,14 @@ class JobTerms:
     notice_ms: int = 0
 
     @classmethod
-    def of(cls, job: Mapping[str, Any], values: ValueMap) -> Self:
-        """Terms from a scheduler's record of a job: keys `comment`, `qos`, `account`. A term that does not parse is
-        left out, so that a typing error in a user's comment costs that user the term and nobody anything else."""
-        qos, account = str(job.get("qos") or ""), str(job.get("account") or "")
+    def of(cls, comment: str | None, qos: str | None, account: str | None, values: ValueMap) -> Self:
+        """Terms from what a scheduler says of a job. A term that does not parse or is out of range is left out, so that
+        a typing error in a user's comment costs that user the term and nobody anything else."""
+        qos, account = qos or "", account or ""
         value = values.by_qos.get(qos, values.by_account.get(account, values.default_usd_per_node_h))
         firm = qos in values.firm_qos or account in values.firm_accounts
-        words = str(job.get("comment") or "").split()
-        if not words or words[0] != "wattshift":
+        words = (comment or "")[:MAX_COMMENT].split()
+        if not words or words[0] != "wattshift" or not values.trust_comments:
             return cls(value, firm)
         said = dict(word.partition("=")[::2] for word in words[1:])
         checkpoint_s = _number(said.get("checkpoint"), 0, 1e7)
@@ -54,7 +60,7 @@ class JobTerms:
         own_value = _number(said.get("value"), 0, 1e6)
         return cls(
             value_usd_per_node_h=value if own_value is None else own_value,
-            firm=firm or "firm" in said,
+            firm=firm or said.get("firm", "no").lower() in _YES,
             deadline_s=int(deadline_s) if deadline_s else None,
             checkpoint_every_ms=int(checkpoint_s * 1_000) if checkpoint_s else None,
             restart_cost_usd=_number(said.get("restart"), 0, 1e9) or 0.0,

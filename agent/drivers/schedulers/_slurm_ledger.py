@@ -1,0 +1,165 @@
+"""What this driver did to which job, so that it undoes that and nothing else. Slurm does not say who stopped or held a
+job. Pure; times are seconds of the wall clock but for `now_ms`, which is monotonic.
+
+An entry is made before the command is sent: where the answer is lost, the job may be stopped, and must be ours to thaw.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Final
+
+from pydantic import BaseModel, Field, ValidationError
+
+from agent.drivers.schedulers._slurm_records import SlurmJob
+
+DOUBT_MS: Final = 60_000
+"""How long a command whose answer was lost may still come into force."""
+LONGEST_FREEZE_MIN: Final = 30 * 24 * 60
+LIMIT_MARGIN_S: Final = 3_600
+"""A frozen job whose time limit is nearer than this is given more ..."""
+LIMIT_STEP_MIN: Final = 24 * 60
+"""... by so much. What is too much of it is taken back when the job goes on."""
+_KEY: Final = "ledger"
+_JOB: Final = re.compile(r"[0-9]{1,10}(_[0-9]{1,10})?")
+_NOT_WAKING: Final = frozenset({"STOPPED", "SUSPENDED", "PENDING"})
+"""A job that is still stopped as a whole is told again by whoever wants it to run, and by nobody else."""
+
+
+class Frozen(BaseModel):
+    """A job we stopped."""
+
+    since_s: Annotated[int, Field(ge=0, le=2**53)]
+    limit_min: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    """The time limit it had then; None until it is seen, and where it has none."""
+
+
+class _Saved(BaseModel):
+    frozen: dict[str, Frozen] = {}
+    waking: list[str] = []
+    owed_min: dict[str, int] = {}
+    held: list[str] = []
+    admitting: bool = True
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Jobs by their request keys."""
+
+    frozen: dict[str, Frozen] = field(default_factory=dict)
+    waking: set[str] = field(default_factory=set)
+    """Jobs told to go on, some part of which has not said yes: Slurm shows RUNNING as soon as one part has. Such a job
+    stays in `frozen` until it is seen to run: for some milliseconds after the signal it is not."""
+    owed_min: dict[str, int] = field(default_factory=dict)
+    """Time limits that jobs we let go on are still to be given."""
+    held: set[str] = field(default_factory=set)
+    """Jobs and, for all their tasks, arrays."""
+    admitting: bool = True
+    _doubt_until_ms: dict[str, int] = field(default_factory=dict)
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, str]:
+        return {
+            _KEY: _Saved(
+                frozen=self.frozen,
+                waking=sorted(self.waking),
+                owed_min=self.owed_min,
+                held=sorted(self.held),
+                admitting=self.admitting,
+            ).model_dump_json()
+        }
+
+    @classmethod
+    def load(cls, memory: Mapping[str, str]) -> Ledger:
+        """A ledger from a memory of whatever origin: what does not parse is forgotten."""
+        try:
+            saved = _Saved.model_validate_json(memory.get(_KEY, "{}"))
+        except ValidationError:
+            return cls()
+        return cls(
+            frozen={key: entry for key, entry in saved.frozen.items() if is_job(key)},
+            waking=set(filter(is_job, saved.waking)),
+            owed_min={key: owed for key, owed in saved.owed_min.items() if is_job(key)},
+            held=set(filter(is_job, saved.held)),
+            admitting=saved.admitting,
+        )
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def freezing(self, key: str, now_s: int, now_ms: int) -> None:
+        """About to stop a job. Until it is `done`, it may come to stand still at any time."""
+        self.waking.discard(key)
+        if key not in self.frozen:
+            self.frozen[key] = Frozen(since_s=max(now_s, 0))
+            self.owed_min.pop(key, None)
+        self._doubt_until_ms[key] = now_ms + DOUBT_MS
+
+    def holding(self, keys: Iterable[str], now_ms: int) -> None:
+        """About to hold jobs. Until it is `done`, any of them may come to be held."""
+        self.held.update(keys)
+        self._doubt_until_ms.update(dict.fromkeys(keys, now_ms + DOUBT_MS))
+
+    def done(self, keys: Iterable[str]) -> None:
+        """Slurm said yes: from now on a listing tells. A no counts as no answer, for it has been known to be done."""
+        for key in keys:
+            self._doubt_until_ms.pop(key, None)
+
+    def holds(self, job: SlurmJob) -> bool:
+        """Whether a hold on this job is ours."""
+        return not self.held.isdisjoint(job.names)
+
+    # -- what is seen ------------------------------------------------------------------------------------------------
+
+    def observe(self, jobs: Sequence[SlurmJob], now_s: int, now_ms: int) -> None:
+        """Forget what has ended and what somebody else undid. `jobs` must be a settled listing of the partition."""
+        by_key = {job.key: job for job in jobs}
+        self._doubt_until_ms = {key: until for key, until in self._doubt_until_ms.items() if until > now_ms}
+        for key in [key for key in self.frozen if key not in self._doubt_until_ms]:
+            job = by_key.get(key)
+            if job is None or job.pending:
+                del self.frozen[key]
+            elif job.job_state == "RUNNING":
+                self._goes_on(key, now_s)
+        for key, entry in self.frozen.items():
+            job = by_key.get(key)
+            if job is not None and entry.limit_min is None and job.limit_min is not None:
+                self.frozen[key] = Frozen(since_s=entry.since_s, limit_min=job.limit_min)
+        self.waking = {key for key in self.waking if key in by_key and by_key[key].job_state not in _NOT_WAKING}
+        standing = set().union(*(job.names for job in jobs if job.held)) if self.held else set()
+        self.held = {key for key in self.held if key in standing or key in self._doubt_until_ms}
+        self.owed_min = {key: owed for key, owed in self.owed_min.items() if _differs(by_key.get(key), owed)}
+
+    def _goes_on(self, key: str, now_s: int) -> None:
+        """A job runs again, and is owed its own time limit and the time it stood still."""
+        entry = self.frozen.pop(key)
+        if entry.limit_min is not None:
+            stood_min = min(max(-(-(now_s - entry.since_s) // 60), 0), LONGEST_FREEZE_MIN)
+            self.owed_min[key] = entry.limit_min + stood_min
+
+    def limits_due(self, jobs: Iterable[SlurmJob], now_s: int) -> dict[str, int]:
+        """Time limits to set now, in minutes: Slurm ends a stopped job at its limit like any other."""
+        due = dict(self.owed_min)
+        for job in jobs:
+            if job.key in self.frozen and job.limit_min is not None and (job.end_time or 0) < now_s + LIMIT_MARGIN_S:
+                due[job.key] = job.limit_min + LIMIT_STEP_MIN
+        return due
+
+    def left_s(self, job: SlurmJob) -> int | None:
+        """What was left of a frozen job's time limit when it was stopped."""
+        entry = self.frozen.get(job.key)
+        limit_min = None if entry is None else entry.limit_min or job.limit_min
+        if entry is None or limit_min is None or not job.start_time:
+            return None
+        return max(job.start_time + 60 * limit_min - entry.since_s, 0)
+
+
+def is_job(key: str) -> bool:
+    """Whether a text names a job, or a task of an array."""
+    return _JOB.fullmatch(key) is not None
+
+
+def _differs(job: SlurmJob | None, owed_min: int) -> bool:
+    return job is not None and not job.pending and job.limit_min is not None and job.limit_min != owed_min
