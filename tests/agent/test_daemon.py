@@ -217,6 +217,7 @@ async def test_over_real_sockets_a_shed_reaches_every_device_and_hung_ones_delay
                 "reassert_ms": 500,
                 "reassert_max_ms": 2_000,
             },
+            "tolerance": {"rated_milli": 100},
             "feeders": {"main": {"limit_w": 10**9}},
             "banks": {
                 "hall-a": {
