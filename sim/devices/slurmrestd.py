@@ -46,6 +46,7 @@ _SIGNALS: Final = {
     "INT": 2,
     "HUP": 1,
 }
+_SIGNAL_NAMES: Final = {number: name for name, number in _SIGNALS.items()}
 _UPDATABLE: Final = frozenset({"hold", "time_limit", "comment"})
 _NO_SUCH_JOB: Final = (2_017, "Invalid job id specified")
 _NOT_NOW: Final = (2_020, "Job can not be altered now, try again later")
@@ -233,16 +234,17 @@ class SlurmRestServer:
     def _signal(
         self, request: web.BaseRequest, number: str, found: tuple[PartitionView, JobRun] | None
     ) -> tuple[int, bytes]:
-        said = request.query.get("signal", "KILL").removeprefix("SIG")
-        signal = int(said) if said.isdigit() else _SIGNALS.get(said, 0)
-        if signal not in _SIGNALS.values():
+        signal = _signal_number(request)
+        if signal is None:
             why = (9_000, "Query empty or not RFC7320 compliant")
             return 400, failure(_error("invalid signal: 0", why, "HTTP request: signal"))
         obeyed = self.fault is not DeviceFault.OK_BUT_NOTHING
         refused = _NO_SUCH_JOB if found is None else None
         if found is not None and obeyed:
             refused = _deliver(found[0].partition, found[1], signal)
-        self._record(request, f"DELETE job/{number} signal={said}", found, obeyed=obeyed and refused is None)
+        self._record(
+            request, f"DELETE job/{number} signal={_SIGNAL_NAMES[signal]}", found, obeyed=obeyed and refused is None
+        )
         if refused is None and self.fault is DeviceFault.NO_BUT_DOES:
             refused = _NOT_NOW
         if refused is None:
@@ -287,6 +289,13 @@ class _Refusal(asyncio.Protocol):
             transport.abort()
 
 
+def _signal_number(request: web.BaseRequest) -> int | None:
+    """The signal asked for by name, with or without SIG, or by number; KILL where none is."""
+    said = request.query.get("signal", "KILL").removeprefix("SIG")
+    number = int(said) if said.isdigit() else _SIGNALS.get(said, 0)
+    return number if number in _SIGNAL_NAMES else None
+
+
 def _deliver(partition: HpcPartition, run: JobRun, signal: int) -> tuple[int, str] | None:
     """Signal a job. Returns Slurm's error, or None; a job that has ended takes any signal."""
     job = run.spec.id
@@ -321,7 +330,7 @@ def _no_controller(request: web.BaseRequest, what: str, why: tuple[int, str]) ->
         error = _error("Failed while looking for jobs", (-1, "Unspecified error"), "slurm_load_jobs")
         return 500, failure(error, empty="jobs")
     if what == "job" and request.method == "DELETE":
-        text = f"unable to kill JobId={number} with signal {request.query.get('signal')}: {why[1]}"
+        text = f"unable to kill JobId={number} with signal {_signal_number(request) or 0}: {why[1]}"
         return 500, failure(_error(text, why, "slurm_kill_job"))
     if what == "job" and request.method == "POST":
         text = f"job update from {_client(request)} failed"

@@ -206,6 +206,8 @@ class SlurmApi:
                 body = await _read(response)
         except aiohttp.ClientConnectorError as error:
             return Unreachable(Failure.CONNECT, str(error)[:200])
+        except aiohttp.ClientResponseError as error:
+            return Unreachable(Failure.GARBAGE, f"not HTTP: {error.message}"[:200])
         except (aiohttp.ClientError, OSError) as error:
             return Unreachable(Failure.CLOSED, f"{type(error).__name__}: {error}"[:200])
         if body is None:
