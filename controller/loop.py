@@ -118,10 +118,10 @@ class ControlLoop:
         for site in sorted(self._signals.crossed(self._last_wall_ms, now_ms)):
             self.request(site, "signal")
         self._last_wall_ms = now_ms
-        self._notice_prices(now_ms)
         if now_ms // self._tick_ms != self._tick_index or mono_ms - self._tick_mono_ms >= 2 * self._tick_ms:
             self._tick_index, self._tick_mono_ms = now_ms // self._tick_ms, mono_ms
             self._tick()
+        self._notice_prices(now_ms)  # after the tick: what that decides anyway is not put in line twice
         if not self._renewals:
             self._renewals = [state.site for state in self._fleet if self._is_due(state, mono_ms)]
 
