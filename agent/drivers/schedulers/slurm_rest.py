@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent.drivers.base import Applied, Failure, Outcome, PartitionFacts, Refused, Unreachable
 from agent.drivers.schedulers._slurm_api import GONE, IN_FLIGHT, Endpoint, SlurmApi, open_api
@@ -80,6 +80,12 @@ class SlurmRestOptions(BaseModel):
             raise ValueError("names no host, or port 0")
         return url
 
+    @model_validator(mode="after")
+    def _busy_draws_more(self) -> Self:
+        if self.node_idle_w > self.node_busy_w:
+            raise ValueError("node_idle_w is above node_busy_w")
+        return self
+
     @property
     def endpoint(self) -> Endpoint:
         return Endpoint(self.url, self.user, self.token_file)
@@ -92,8 +98,7 @@ class SlurmRestPartition:
         self._options = options
         self._deadline_s = deadline_s
         self._clock = clock
-        above_idle_w = max(0, options.node_busy_w - options.node_idle_w)
-        self._site = Site(options.partition, above_idle_w, options.values)
+        self._site = Site(options.partition, options.node_busy_w - options.node_idle_w, options.values)
         self._ledger = Ledger()
         self._api: SlurmApi | None = None
         self._steps = StepSignals(options.scancel, options.slurm_conf) if options.scancel is not None else None
