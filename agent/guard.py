@@ -20,8 +20,10 @@ from agent.guard_model import Admission, BankHold, BankState, Facts, GuardPlan, 
 from agent.guard_trips import interlocks_of, watch_banks, watch_feeders
 from agent.limits import Rung, fit, room_w
 from contract.messages import Mode, Order, Workload
-from contract.reasons import ReceiptReason
+from contract.reasons import DecisionReason, ReceiptReason
 
+STOPPED_BY_OPS: Final = frozenset({DecisionReason.EMERGENCY_STOP, DecisionReason.LOCKOUT})
+"""Nothing of a bank may run on under these, firm work included: somebody may stand in front of it."""
 OCCUPIED_TOLERANCE_MILLI: Final = 1_150
 """A bank has fallen to its setpoint when it is seen within this; devices' own figures are off by as much."""
 
@@ -339,10 +341,14 @@ def _verdict(
 
 
 def _firm_marked(order: Order | None) -> frozenset[str]:
-    """Banks whose firm jobs the order puts on the ladder, for an obligation or an emergency."""
-    if order is None or not (order.urgent or order.obligation is not None):
+    """Banks whose firm jobs may be cut: those that ops have stopped or locked out, for as long as they have; and for an
+    obligation or in an emergency those whose firm jobs the order puts on the ladder."""
+    if order is None:
         return frozenset()
-    return frozenset(step.bank for step in order.shed_ladder if step.firm)
+    stopped = frozenset(setpoint.bank for setpoint in order.setpoints if setpoint.reason in STOPPED_BY_OPS)
+    if not (order.urgent or order.obligation is not None):
+        return stopped
+    return stopped | frozenset(step.bank for step in order.shed_ladder if step.firm)
 
 
 def planned_w(plan: GuardPlan, verdict: Verdict, feeder: int) -> int:

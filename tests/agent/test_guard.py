@@ -180,6 +180,20 @@ def test_firm_work_is_touched_only_where_an_urgent_order_marks_it(changes: dict[
     assert site.tell(hpc=500, ladder=ladder, **changes).banks[HPC].firm_too is marked
 
 
+@pytest.mark.parametrize(
+    ("reason", "cut"), [("lockout", True), ("emergency_stop", True), ("price_above_break_even", False)]
+)
+def test_firm_work_goes_for_as_long_as_ops_keep_its_bank_down(reason: str, cut: bool) -> None:
+    """A level and not an edge: also orders that repeat it, which are not urgent, give leave."""
+    site = Site(plan())
+    ladder = (ShedStep(bank="hpc", job="7", frees_w=500, firm=True),)
+    for urgent in (True, False, False):
+        order = site.order(ladder=ladder, urgent=urgent and cut)
+        down = tuple(setpoint.model_copy(update={"reason": reason}) for setpoint in order.setpoints)
+        assert site.admit(order.model_copy(update={"setpoints": down})).accepted
+        assert site.step().banks[HPC].firm_too is cut
+
+
 def test_a_cap_gives_no_leave_to_touch_firm_work_and_a_breaker_does() -> None:
     site = Site(plan(), level_w=1_000, on=True)
     assert not site.tell(a=1_000, b=1_000, hpc=1_000, cap_w=500).banks[HPC].firm_too
