@@ -95,10 +95,16 @@ def memory_to_save(machinery: Machinery) -> Memory:
             memory[device.label] = dict(device.driver.memory)
         if device.limit_w is not None:
             memory[f"{device.label}#limit"] = {"limit_w": str(device.limit_w)}
-    for bank in machinery.hpc_banks:
-        if isinstance(bank.partition, Remembers) and bank.partition.memory:
-            memory[bank.name] = dict(bank.partition.memory)
-    return memory
+    return memory | partition_memory(machinery)
+
+
+def partition_memory(machinery: Machinery) -> Memory:
+    """What the schedulers' drivers remember, by bank: what they hold and stopped, which nobody else would undo."""
+    return {
+        bank.name: dict(bank.partition.memory)
+        for bank in machinery.hpc_banks
+        if isinstance(bank.partition, Remembers) and bank.partition.memory
+    }
 
 
 def _bank(limits: BankLimits, saved: SavedBank | None, now: Now, *, first: bool) -> BankState:

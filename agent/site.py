@@ -24,7 +24,7 @@ from agent.config import AgentConfig
 from agent.guard import admit, adopt, mode_of, set_local, step
 from agent.guard_model import GuardPlan, GuardState, Verdict
 from agent.measure import Measure, Measurer
-from agent.persist import Now, memory_to_save, restore_guard, restore_machinery, state_to_save
+from agent.persist import Now, memory_to_save, partition_memory, restore_guard, restore_machinery, state_to_save
 from agent.report import SentReports, build_report
 from agent.state import StateStore
 from agent.twin import TwinWatch
@@ -95,6 +95,8 @@ class SiteAgent:
         self._order: Order | None = None
         self._dirty = True
         self._saved_ms = self._memory_saved_ms = self._report_due_ms = clock.mono_ms()
+        self._partition_memory = partition_memory(self.machinery)
+        self._partition_changed = False
         self._sighted = False
         self._started_ms: int | None = None
         self._ending = False
@@ -417,8 +419,12 @@ class SiteAgent:
             self._answer()
 
     def _on_partition(self) -> None:
-        """The partition was looked at or acted upon."""
+        """The partition was looked at or acted upon. What its driver came to remember is saved at the next step: an
+        agent that dies with it leaves jobs held that nobody knows to release."""
         self._dirty = True
+        remembered = partition_memory(self.machinery)
+        self._partition_changed = self._partition_changed or remembered != self._partition_memory
+        self._partition_memory = remembered
 
     # messages out
 
@@ -468,11 +474,12 @@ class SiteAgent:
     # memory
 
     def _remember(self, now_ms: int) -> None:
-        """Save what changed. Drivers' memories are large: they wait for a quiet moment."""
+        """Save what changed. Miners' memories are large: they wait for a quiet moment."""
         if self._dirty or now_ms - self._saved_ms >= SAVE_EVERY_MS:
             self._save_state()
         fleet = self.machinery.fleet
-        if fleet.memory_changed and fleet.idle and now_ms - self._memory_saved_ms >= MEMORY_EVERY_MS:
+        quiet = fleet.idle and now_ms - self._memory_saved_ms >= MEMORY_EVERY_MS
+        if self._partition_changed or (fleet.memory_changed and quiet):
             self._save_memory()
 
     def _save_state(self) -> None:
@@ -482,7 +489,7 @@ class SiteAgent:
         self.events["save", "ok" if self._store.save(state) else "failed"] += 1
 
     def _save_memory(self) -> None:
-        self.machinery.fleet.memory_changed = False
+        self.machinery.fleet.memory_changed = self._partition_changed = False
         self._memory_saved_ms = self._clock.mono_ms()
         self.events["save", "ok" if self._store.save_memory(memory_to_save(self.machinery)) else "failed"] += 1
 
