@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from contract.messages import BankReading, Report, Workload
 from contract.reasons import DecisionReason
@@ -23,6 +23,7 @@ from sim.checkers.world import DecisionMade, OracleDecided, OrderPublished, Repo
 
 Decide = Callable[[Snapshot, Params], Decision]
 T = TypeVar("T")
+TWICE: Final = 2
 _STEPPED = frozenset({DecisionReason.RAMP, DecisionReason.RESTART_STAGGER, DecisionReason.HOLD_DWELL})
 """Outcomes that move on by themselves as the previous setpoint becomes history."""
 
@@ -33,8 +34,9 @@ class StaleNeverRaises(Checker):
     Ages are worked out from the wires: when the controller that decided was last given a report of the site, and how
     old each bank's reading in it truly was. A bank whose reading is missing or older than the decision's own bound may
     not be given more than it was given last (by the same controller, else by any; before the first decision, more than
-    what the report says it is held at, else than idle). The same for ASICs while the site's price is older than the
-    bound, unless the rules say to run on unknown prices or an operator forced it.
+    what the report says it is held at, else than idle). A controller that was given no report of a site yet can order
+    nothing there, for an order answers a report: what it then decides is not looked at. The same for ASICs while the
+    site's price is older than the bound, unless the rules say to run on unknown prices or an operator forced it.
     """
 
     invariant = 8
@@ -65,12 +67,14 @@ class StaleNeverRaises(Checker):
         site = decided.site
         plates = {bank.id: bank for bank in truth.plate.banks}
         heard = self._heard.get((made.controller, site))
-        readings = {reading.id: reading for reading in heard[1].banks} if heard else {}
+        if heard is None:
+            return
+        readings = {reading.id: reading for reading in heard[1].banks}
         for bank in decided.banks:
             plate = plates.get(bank.bank)
             if plate is None:
                 continue
-            unknown = self._unknown(made, site, heard, readings.get(bank.bank))
+            unknown = self._unknown(made, heard, readings.get(bank.bank))
             if unknown is None and plate.workload is Workload.HASH:
                 unknown = self._price_unknown(made, truth, bank)
             before_w = self._before_w(made.controller, site, bank.bank, readings.get(bank.bank), plate.idle_w)
@@ -79,13 +83,9 @@ class StaleNeverRaises(Checker):
         for bank in decided.banks:
             self._given_w[made.controller, site, bank.bank] = self._given_w["", site, bank.bank] = bank.target_w
 
-    def _unknown(
-        self, made: DecisionMade, site: str, heard: tuple[int, Report] | None, reading: BankReading | None
-    ) -> str | None:
+    def _unknown(self, made: DecisionMade, heard: tuple[int, Report], reading: BankReading | None) -> str | None:
         """What of the bank's data is unknown or stale, if anything."""
         bound_ms = made.rules.stale_report_ms + self.allow.clock_ms
-        if heard is None:
-            return f"this controller was given no report of {site}"
         heard_ms, report = heard
         if made.at_ms - heard_ms > bound_ms:
             return f"the newest report came {made.at_ms - heard_ms} ms before"
@@ -159,7 +159,9 @@ class PlanReturnsToOracle(Checker):
 
     The oracle decides on a snapshot built from the truth. From `ticks_to_oracle` ticks after the last fault healed,
     each of its decisions is held against the newest one of the leading controller: every target equal to within one
-    device or two hundredths of the rating. A controller that decides nothing for two ticks has no plan to compare.
+    device or two hundredths of the rating. One comparison that differs is none: a job that came or ended, or a dwell
+    that ran out, between the agent's look and the decision, is seen by the next; two running are a plan that does not
+    come back. A controller that decides nothing for two ticks has no plan to compare.
     """
 
     invariant = 11
@@ -168,6 +170,8 @@ class PlanReturnsToOracle(Checker):
     def __init__(self, allow: Allowances | None = None) -> None:
         super().__init__(allow)
         self._newest: dict[str, tuple[int, SiteDecision]] = {}
+        self._off: dict[tuple[str, str], int] = {}
+        """Comparisons running that differed, by site and bank."""
 
     def observe(self, world: World) -> None:
         oracles: list[OracleDecided] = []
@@ -200,8 +204,9 @@ class PlanReturnsToOracle(Checker):
         for bank in truth.plate.banks:
             ours_w, theirs_w = targets_w.get(bank.id, 0), oracle_w.get(bank.id, 0)
             near = abs(ours_w - theirs_w) <= max(grain_w(bank), self.EQUAL_SHARE * bank.rated_w)
+            off = self._off[site, bank.id] = 0 if near else self._off.get((site, bank.id), 0) + 1
             detail = f"{bank.id} is planned at {ours_w} W, by the truth it ought to be {theirs_w} W"
-            self.expect(near, ("plan", site, bank.id), at_ms, site, detail)
+            self.expect(off < TWICE, ("plan", site, bank.id), at_ms, site, detail)
 
 
 class JournalReplays(Checker):

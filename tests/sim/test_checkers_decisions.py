@@ -83,12 +83,17 @@ class TestStaleNeverRaises:
             world.at(checker, 101, made(101, decision(60_000)))
             assert why in details(checker)
 
-    def test_a_new_controller_knows_nothing_and_may_raise_nothing(self, world: HandWorld) -> None:
+    def test_a_new_controller_is_looked_at_from_its_first_report_on(self, world: HandWorld) -> None:
+        """Before it, it has nothing to answer with an order; what it heard is its own, not what another did."""
         checker = StaleNeverRaises()
         self.hear(world, checker, 0)
         world.at(checker, 1, made(1, decision(50_000)))
         world.at(checker, 5, made(5, decision(60_000), controller="c2"))
-        assert "this controller was given no report of west" in details(checker)
+        assert checker.violations == []
+        late = ReportHeard(ms(6), "c2", report(1, 0))
+        world.at(checker, 6, late)
+        world.at(checker, 50, made(50, decision(70_000), controller="c2"))
+        assert "raises asics from 50000 to 70000 W although the newest report came 44000 ms before" in details(checker)
 
     def test_before_any_decision_what_the_report_holds_is_the_measure(self, world: HandWorld) -> None:
         checker = StaleNeverRaises()
@@ -200,8 +205,9 @@ class TestPlanReturnsToOracle:
         checker = PlanReturnsToOracle()
         world.healed_ms = ms(0)
         self.run(world, checker, 0, 100_000, 240)
-        assert checker.violations == []
         self.run(world, checker, 0, 100_000, 300)
+        assert checker.violations == []
+        self.run(world, checker, 0, 100_000, 360)
         assert "asics is planned at 0 W, by the truth it ought to be 100000 W" in details(checker)
 
     def test_while_a_fault_is_in_force_nothing_is_compared(self, world: HandWorld) -> None:
