@@ -230,7 +230,7 @@ class Told:
             mine = {key: each for key, each in overrides.items() if each.site == site}
             for key, each in mine.items():
                 if not any(have.split("/")[0] == key for have in known):
-                    truth.caps.extend(_caps(each, truth))
+                    truth.caps.extend(caps_of(each, truth))
             truth.caps = [
                 cap
                 for cap in truth.caps
@@ -253,7 +253,7 @@ class Told:
         for each in overrides:
             if each.kind in _STEERS and each.starts_at_ms <= now_ms:
                 for bank in truth.plate.banks:
-                    if _covers(each, bank.id, bank.feeder, truth):
+                    if covers(each, bank.id, bank.feeder, truth):
                         self._steered_until_ms[site, bank.id] = now_ms + OVERRIDDEN_AFTER_MS
         truth.overridden_banks = {
             bank.id for bank in truth.plate.banks if self._steered_until_ms.get((site, bank.id), 0) >= now_ms
@@ -264,7 +264,7 @@ def _base(cap: Cap) -> str:
     return cap.id.split("/")[0]
 
 
-def _caps(override: Override, truth: PlantTruth) -> list[Cap]:
+def caps_of(override: Override, truth: PlantTruth) -> list[Cap]:
     """The limits an override means: one at its feeder or bank, one for each bank it takes down."""
     span = (override.starts_at_ms, override.ends_at_ms, override.created_at_ms)
     if override.kind is OverrideKind.CAP and override.value_w is not None:
@@ -275,11 +275,11 @@ def _caps(override: Override, truth: PlantTruth) -> list[Cap]:
     return [
         Cap(f"{override.id}/{bank.id}", CapSource.STOP, bank.idle_w, bank.feeder, *span, bank=bank.id)
         for bank in truth.plate.banks
-        if _covers(override, bank.id, bank.feeder, truth)
+        if covers(override, bank.id, bank.feeder, truth)
     ]
 
 
-def _covers(override: Override, bank: str, feeder: str, truth: PlantTruth) -> bool:
+def covers(override: Override, bank: str, feeder: str, truth: PlantTruth) -> bool:
     if override.bank is not None:
         return override.bank == bank
     if override.feeder is None:

@@ -16,9 +16,11 @@ from typing import Any, Final
 from agent.config import AgentConfig
 from agent.drivers.meters.modbus import PROFILES
 from agent.drivers.meters.profile import load_profile
+from agent.drivers.sensors.modbus import PROFILES as SENSOR_PROFILES
 from contract.clock import Clock
 from contract.messages import BankPlate, Nameplate
 from contract.mqtt_settings import MqttSettings
+from sim.devices.braiins import PASSWORD
 from sim.devices.farm import DeviceSpec, Farm
 from sim.devices.log import CommandLog
 from sim.devices.modbus import MeterFault, ModbusServer, ModbusUnit
@@ -29,6 +31,9 @@ from sim.plant import BankPlan, Plant, Rules, SitePlan, nameplate
 from sim.plant.truth import levels
 
 METER_PROFILE: Final = "schneider_pm5340"
+SENSOR_PROFILE: Final = "seneca_z_4rtd"
+SENSOR_UNITS_FROM: Final = 100
+"""Above the meters' on the same gateway."""
 DRIVERS: Final = {
     "luxos": "luxos",
     "braiins": "braiins",
@@ -56,6 +61,10 @@ class SiteKit:
     """Of every device operation, wall seconds."""
     max_inlet_c: Mapping[str, float] = field(default_factory=dict)
     """Where the agent stops a bank, by bank."""
+    sensors: bool = False
+    """A probe in the supply of every hall with banks that have such a limit."""
+    unmetered: frozenset[str] = frozenset()
+    """Feeders without a meter."""
 
 
 class SimSite:
@@ -69,8 +78,10 @@ class SimSite:
         clock: Clock,
         jobs: Mapping[str, Iterable[JobSpec]] | None = None,
         slurm_socket: Callable[[str], str] | None = None,
+        grain_ms: int = 1,
     ) -> None:
-        """`slurm_socket`: a unix socket path for a partition's server; without it TCP on loopback."""
+        """`slurm_socket`: a unix socket path for a partition's server; without it TCP on loopback. `grain_ms`: meters
+        and sensors show the physics as of the last whole multiple of it; finer costs steps."""
         self.kit = kit
         self.clock = clock
         self.plant = Plant(kit.plan, seed, clock.wall_ms(), jobs=jobs, now_ms=clock.wall_ms)
@@ -78,10 +89,14 @@ class SimSite:
         self.log = CommandLog()
         self.meter_faults: dict[str, MeterFault] = {}
         """By feeder."""
+        self.sensor_faults: dict[str, MeterFault] = {}
+        """By hall."""
         self._slurm_socket = slurm_socket
+        self._grain_ms = grain_ms
         self._farm = Farm(clock, self.log)
         self._meters: ModbusServer | None = None
         self._meter_units: dict[str, int] = {}
+        self._sensor_units: dict[str, int] = {}
         self._slurm: dict[str, SlurmRestServer] = {}
         self._addresses: dict[str, list[tuple[str, int]]] = {}
         self._meter_port = 0
@@ -130,8 +145,9 @@ class SimSite:
         """The tables of the agent's TOML file."""
         plan = self.kit.plan
         feeders = {
-            feeder.id: {"limit_w": int(feeder.limit_w), "meter": feeder.id}
+            feeder.id: {"limit_w": int(feeder.limit_w)}
             | ({"parent": feeder.parent} if feeder.parent else {})
+            | ({"meter": feeder.id} if feeder.id not in self.kit.unmetered else {})
             for feeder in plan.feeders
         }
         meters = {
@@ -144,6 +160,7 @@ class SimSite:
                 "options": {"profile": METER_PROFILE},
             }
             for feeder in plan.feeders
+            if feeder.id not in self.kit.unmetered
         }
         plates = {plate.id: plate for plate in self.plate.banks}
         banks = {bank.id: self._hash_table(bank, plates[bank.id]) for bank in plan.banks}
@@ -156,8 +173,13 @@ class SimSite:
             "state_file": str(state_file),
             "feeders": feeders,
             "meters": meters,
+            "sensors": self._sensor_tables(),
             "banks": banks,
         }
+
+    def device_addresses(self) -> list[tuple[str, int]]:
+        """Where every miner, meter and sensor of the site listens."""
+        return [*(each for bank in self._addresses.values() for each in bank), ("127.0.0.1", self._meter_port)]
 
     def _units(self) -> dict[int, ModbusUnit]:
         profile = load_profile(PROFILES, METER_PROFILE)
@@ -167,11 +189,39 @@ class SimSite:
             units[number] = ModbusUnit(
                 profile, partial(self._metered, feeder.id), fault=partial(self.meter_faults.get, feeder.id)
             )
+        probe = load_profile(SENSOR_PROFILES, SENSOR_PROFILE)
+        halls = {bank.hall for bank in self.kit.plan.banks if bank.id in self.kit.max_inlet_c}
+        for number, hall in enumerate(sorted(halls) if self.kit.sensors else (), start=SENSOR_UNITS_FROM):
+            self._sensor_units[hall] = number
+            units[number] = ModbusUnit(probe, partial(self._probed, hall), fault=partial(self.sensor_faults.get, hall))
         return units
 
+    def _probed(self, hall: str) -> Mapping[str, float | None]:
+        self._advance()
+        return {"channel_1_mc": self.plant.hall_supply_mc(hall)}
+
+    def _sensor_tables(self) -> dict[str, Any]:
+        return {
+            f"{bank.id}-inlet": {
+                "driver": "modbus",
+                "host": "127.0.0.1",
+                "port": self._meter_port,
+                "unit_id": self._sensor_units[bank.hall],
+                "deadline_s": self.kit.deadline_s,
+                "options": {"profile": SENSOR_PROFILE, "channel": 1},
+                "bank": bank.id,
+            }
+            for bank in self.kit.plan.banks
+            if bank.id in self.kit.max_inlet_c and bank.hall in self._sensor_units
+        }
+
     def _metered(self, feeder: str) -> Mapping[str, float | None]:
-        self.plant.advance_to(self.clock.wall_ms())
+        self._advance()
         return self.plant.meter(feeder)
+
+    def _advance(self) -> None:
+        now_ms = self.clock.wall_ms()
+        self.plant.advance_to(now_ms - now_ms % self._grain_ms)
 
     def _hash_table(self, bank: BankPlan, plate: BankPlate) -> dict[str, Any]:
         firmware = self.kit.firmware[bank.id]
@@ -226,5 +276,5 @@ def _common(plate: BankPlate) -> dict[str, Any]:
 
 
 def _device(firmware: str, host: str, port: int) -> dict[str, Any]:
-    options = {"http_port": port} if firmware == "braiins" else {}
+    options: dict[str, Any] = {"http_port": port, "password": PASSWORD} if firmware == "braiins" else {}
     return {"host": host, "port": port} | ({"options": options} if options else {})
