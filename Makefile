@@ -24,8 +24,8 @@ $(VENV)/.ready: pyproject.toml
 demo: setup  ## run the main job here: broker, controller, two simulated hybrid sites (ARGS="--for 60s --json")
 	@$(BIN)/wattshift demo $(ARGS)
 
-system-packages:  # Mosquitto for the tests that need a real broker; a named skip where it may not be installed
-	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || deploy/install-test-packages || true
+system-packages:  # Mosquitto and Slurm for the tests that need the real ones; named skips where they may not be installed
+	@deploy/install-test-packages || true
 
 test: setup system-packages  ## linters, types, import layers and the whole test suite
 	@$(MAKE) --no-print-directory check
