@@ -111,7 +111,7 @@ class AgentCollector(Collector):
         agent = self._agent
         fleet, stats = agent.machinery.fleet, agent.bus.stats
         events = CounterMetricFamily(
-            f"{PREFIX}_events", "Orders, messages and saves by what became of them", labels=["what", "outcome"]
+            f"{PREFIX}_events", "Orders, messages and losses of the link", labels=["what", "outcome"]
         )
         for (what, outcome), count in sorted(agent.events.items()):
             events.add_metric([what, outcome], count)
@@ -126,7 +126,10 @@ class AgentCollector(Collector):
             counted.update(bank.commands)
         for (action, outcome), count in sorted(counted.items()):
             commands.add_metric([action, outcome], count)
-        yield from (events, polls, commands)
+        saves = CounterMetricFamily(f"{PREFIX}_state_saves", "State saves by outcome", labels=["outcome"])
+        for outcome, count in sorted(agent.saves.items()):
+            saves.add_metric([outcome], count)
+        yield from (events, polls, commands, saves)
         yield _counter("driver_faults", "Drivers that raised or did not end", agent.machinery.contain.faults)
         yield _counter("state_save_failures", "Saves that the disk refused", agent.store.failures)
         yield _counter("twin_messages", "Messages of another living agent of this site", agent.twin.seen)

@@ -15,7 +15,7 @@ from typing import Final
 
 from agent.bank import Survey
 from agent.contain import Containment
-from agent.drivers.base import Applied, Outcome, Partition, PartitionFacts, Refused, Unreachable
+from agent.drivers.base import Applied, Outcome, Partition, PartitionFacts, Refused, Remembers, Unreachable
 from agent.guard_model import BankHold
 from agent.job_ladder import Aim, Ladder, Moves, Nodes, draw_w, plan_moves
 from agent.receipts import Tally
@@ -101,6 +101,16 @@ class HpcBank:
         """Whether it has acted on its present aim."""
         return not self._wake.is_set() and not self._acting
 
+    @property
+    def memory(self) -> dict[str, str]:
+        """What its driver remembers."""
+        return dict(self.partition.memory) if isinstance(self.partition, Remembers) else {}
+
+    @property
+    def footprint(self) -> object:
+        """All of it that must survive a restart; changes when that does."""
+        return tuple(self.frozen), self.admission_closed, self.memory
+
     def look(self) -> None:
         """Read the partition at the next opportunity."""
         self._wake.set()
@@ -143,18 +153,21 @@ class HpcBank:
             tally=self._tally,
         )
 
-    def reading(self, now_ms: int) -> PartitionReading | None:
-        """The partition as it is reported; None where it was never read."""
+    def reading(self, now_ms: int, jobs_max: int) -> PartitionReading | None:
+        """The partition as it is reported; None where it was never read. Of a long queue its head is told."""
         facts = self._facts
         if facts is None:
             return None
+        jobs = facts.jobs
+        if len(jobs) > jobs_max:  # those that draw power first, then those that wait, in their order
+            jobs = tuple(sorted(jobs, key=lambda job: job.state is JobState.PENDING)[:jobs_max])
         return PartitionReading(
             bank=self.name,
             nodes_up=facts.nodes_up,
             nodes_busy=facts.nodes_busy,
             admitting=facts.admitting,
             age_ms=max(now_ms - self._read_ms, 0),
-            jobs=facts.jobs,
+            jobs=jobs,
         )
 
     def _fresh(self, now_ms: int) -> bool:

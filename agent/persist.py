@@ -51,18 +51,18 @@ def restore_machinery(machinery: Machinery, loaded: Loaded) -> None:
         limit = memory.get(f"{device.label}#limit", {}).get("limit_w", "")
         device.limit_w = int(limit) if limit.isdigit() else None
     for bank in machinery.hpc_banks:
-        if isinstance(bank.partition, Remembers) and bank.name in memory:
-            bank.partition.memory = dict(memory[bank.name])
         saved = loaded.state.banks.get(bank.name) if loaded.state is not None else None
         if saved is not None:
             bank.frozen = list(saved.frozen)
             bank.admission_closed = saved.admission_closed
+            if isinstance(bank.partition, Remembers) and saved.memory:
+                bank.partition.memory = dict(saved.memory)
 
 
 def state_to_save(
     plan: GuardPlan, state: GuardState, hpc_banks: Sequence[HpcBank], boot_ms: int, now: Now
 ) -> AgentState:
-    """Everything that must outlive this incarnation, but for the drivers' memory."""
+    """Everything that must outlive this incarnation, but for the miners' drivers' memory."""
     hpc = {bank.name: bank for bank in hpc_banks}
 
     def saved(limits: BankLimits, bank: BankState) -> SavedBank:
@@ -74,6 +74,7 @@ def state_to_save(
             trips=tuple(SavedTrip(kind=trip.kind, detail=trip.detail) for trip in bank.trips),
             frozen=() if own is None else tuple(own.frozen),
             admission_closed=own is not None and own.admission_closed,
+            memory={} if own is None else own.memory,
         )
 
     until_ms = state.lease_until_ms if state.lease_until_ms is not None else state.hold_until_ms
@@ -88,23 +89,14 @@ def state_to_save(
 
 
 def memory_to_save(machinery: Machinery) -> Memory:
-    """What drivers remember, by device; empty memories are left out."""
+    """What miners' drivers remember, by device; empty memories are left out."""
     memory: Memory = {}
     for device in machinery.devices:
         if device.remembers and isinstance(device.driver, Remembers) and device.driver.memory:
             memory[device.label] = dict(device.driver.memory)
         if device.limit_w is not None:
             memory[f"{device.label}#limit"] = {"limit_w": str(device.limit_w)}
-    return memory | partition_memory(machinery)
-
-
-def partition_memory(machinery: Machinery) -> Memory:
-    """What the schedulers' drivers remember, by bank: what they hold and stopped, which nobody else would undo."""
-    return {
-        bank.name: dict(bank.partition.memory)
-        for bank in machinery.hpc_banks
-        if isinstance(bank.partition, Remembers) and bank.partition.memory
-    }
+    return memory
 
 
 def _bank(limits: BankLimits, saved: SavedBank | None, now: Now, *, first: bool) -> BankState:

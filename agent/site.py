@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any, Final
@@ -23,10 +23,12 @@ from agent.compiled import guard_plan, nameplate
 from agent.config import AgentConfig
 from agent.guard import admit, adopt, mode_of, set_local, step
 from agent.guard_model import GuardPlan, GuardState, Verdict
+from agent.keeper import Keeper
 from agent.measure import Measure, Measurer
-from agent.persist import Now, memory_to_save, partition_memory, restore_guard, restore_machinery, state_to_save
+from agent.persist import Now, restore_guard, restore_machinery
 from agent.report import SentReports, build_report
 from agent.state import StateStore
+from agent.together import run_together
 from agent.twin import TwinWatch
 from contract.bus import Bus, Inbound, Will
 from contract.clock import Clock
@@ -37,8 +39,8 @@ _LOG = logging.getLogger(__name__)
 POLL_SLICES: Final = 50
 """A cycle of readings is spread over so many slices, so that an order never waits behind a burst of them."""
 SLICE_DEVICES: Final = 20
-MEMORY_EVERY_MS: Final = 5_000
-SAVE_EVERY_MS: Final = 60_000
+JOBS_TOLD: Final = 2_500
+"""Jobs in one report: about half of what one message may hold."""
 TURN_DEVICES: Final = 500
 """Devices whose targets are worked out in one turn of the loop: about a millisecond."""
 TICKS_LATE: Final = 5
@@ -93,10 +95,8 @@ class SiteAgent:
         self._measure: Measure = self._measurer.measure(self._surveys, clock.mono_ms())
         self._verdict: Verdict = self._step()
         self._order: Order | None = None
-        self._dirty = True
-        self._saved_ms = self._memory_saved_ms = self._report_due_ms = clock.mono_ms()
-        self._partition_memory = partition_memory(self.machinery)
-        self._partition_changed = False
+        self._keeper = Keeper(state, self.plan, self.machinery, self._boot_ms, self._now, lambda: self._guard)
+        self._report_due_ms = clock.mono_ms()
         self._sighted = False
         self._started_ms: int | None = None
         self._ending = False
@@ -105,7 +105,7 @@ class SiteAgent:
         self.late_ms = 0
         """How late the last control step began."""
         self.events: Counter[tuple[str, str]] = Counter()
-        """Orders, messages and state saves by what became of them; see `agent.metrics`."""
+        """Orders, messages and losses of the link, by what became of them."""
         self._logged: set[str] = set()
 
     # what others may read
@@ -146,6 +146,11 @@ class SiteAgent:
     @property
     def bus(self) -> Bus:
         return self._bus
+
+    @property
+    def saves(self) -> Mapping[str, int]:
+        """State saves by outcome."""
+        return self._keeper.saves
 
     @property
     def store(self) -> StateStore:
@@ -205,12 +210,12 @@ class SiteAgent:
             *(bank.run() for bank in self.machinery.hpc_banks),
         ]
         try:
-            await _together(jobs, self._end)
+            await run_together(jobs, self._end)
         finally:
             await self.machinery.fleet.close()
             if not self._dies:
-                self._save_state()
-                self._save_memory()
+                self._keeper.save_state()
+                self._keeper.save_memory()
 
     def die(self) -> None:
         """From here a cancelled `run` ends as a killed process does: nothing is commanded, said or saved any more.
@@ -255,7 +260,7 @@ class SiteAgent:
         self._answer()
         if self._sighted and now_ms >= self._report_due_ms:
             self._report(now_ms)
-        self._remember(now_ms)
+        self._keeper.tick(now_ms)
         self.ticked_ms = now_ms
         if self._on_tick is not None:
             self._on_tick()
@@ -328,7 +333,7 @@ class SiteAgent:
         if changed or verdict.mode is not before.mode:
             self._report_due_ms = self._clock.mono_ms()
         if any(new.on != old.on for new, old in zip(verdict.banks, before.banks, strict=True)) or changed:
-            self._dirty = True
+            self._keeper.touch()
 
     def _hold_from(self, verdict: Verdict, first: int) -> None:
         """Hold the banks from a place in the shed order on. A large site takes several turns of the loop, so that the
@@ -388,7 +393,7 @@ class SiteAgent:
         self.book.begin(order, self._verdict, now_ms)
         self._publish_receipt(self.book.now())
         self._report_due_ms = min(self._report_due_ms, now_ms + self._report_every_ms)
-        self._dirty = True
+        self._keeper.touch()
 
     def _on_status(self, status: Status, *, retained: bool) -> None:
         """Another agent of this site, or what the broker keeps of an earlier one."""
@@ -419,12 +424,8 @@ class SiteAgent:
             self._answer()
 
     def _on_partition(self) -> None:
-        """The partition was looked at or acted upon. What its driver came to remember is saved at the next step: an
-        agent that dies with it leaves jobs held that nobody knows to release."""
-        self._dirty = True
-        remembered = partition_memory(self.machinery)
-        self._partition_changed = self._partition_changed or remembered != self._partition_memory
-        self._partition_memory = remembered
+        """A partition was looked at or acted upon."""
+        self._keeper.partitions_changed()
 
     # messages out
 
@@ -447,7 +448,9 @@ class SiteAgent:
         if self.twin.master is not None:
             return
         seq = self.sent.next_seq
-        partitions = [reading for bank in self.machinery.hpc_banks if (reading := bank.reading(now_ms)) is not None]
+        hpc_banks = self.machinery.hpc_banks
+        jobs_max = JOBS_TOLD // max(len(hpc_banks), 1)
+        partitions = [reading for bank in hpc_banks if (reading := bank.reading(now_ms, jobs_max)) is not None]
         report = build_report(
             site=self.config.site.id,
             boot=self.boot,
@@ -471,27 +474,7 @@ class SiteAgent:
         open_obligation = order is not None and order.obligation is not None
         return timing.obligation_report_every_ms if open_obligation else timing.report_every_ms
 
-    # memory
-
-    def _remember(self, now_ms: int) -> None:
-        """Save what changed. Miners' memories are large: they wait for a quiet moment."""
-        if self._dirty or now_ms - self._saved_ms >= SAVE_EVERY_MS:
-            self._save_state()
-        fleet = self.machinery.fleet
-        quiet = fleet.idle and now_ms - self._memory_saved_ms >= MEMORY_EVERY_MS
-        if self._partition_changed or (fleet.memory_changed and quiet):
-            self._save_memory()
-
-    def _save_state(self) -> None:
-        self._dirty = False
-        self._saved_ms = self._clock.mono_ms()
-        state = state_to_save(self.plan, self._guard, self.machinery.hpc_banks, self._boot_ms, self._now())
-        self.events["save", "ok" if self._store.save(state) else "failed"] += 1
-
-    def _save_memory(self) -> None:
-        self.machinery.fleet.memory_changed = self._partition_changed = False
-        self._memory_saved_ms = self._clock.mono_ms()
-        self.events["save", "ok" if self._store.save_memory(memory_to_save(self.machinery)) else "failed"] += 1
+    # helpers
 
     def _now(self) -> Now:
         return Now(self._clock.wall_ms(), self._clock.mono_ms())
@@ -506,20 +489,3 @@ class SiteAgent:
         if key not in self._logged:
             self._logged.add(key)
             _LOG.warning(text + "; further ones are only counted", *args)
-
-
-async def _together(jobs: list[Coroutine[Any, Any, None]], end: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run all until one ends, which is a bug, or until cancelled: then `end` runs beside them before they stop."""
-    tasks = [asyncio.get_running_loop().create_task(job) for job in jobs]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-        raise RuntimeError("a part of the agent ended by itself")
-    except asyncio.CancelledError:
-        await end()
-        raise
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 FILE_MAX_BYTES: Final = 64 * 2**20
 Seq = Annotated[int, Field(ge=0, le=2**53)]
 Memory = dict[str, dict[str, str]]
-"""What each driver remembers, by the device's label."""
+"""What each miner's driver remembers, by the device's label."""
 
 
 class _Saved(BaseModel):
@@ -46,10 +46,12 @@ class SavedBank(_Saved):
     """HPC jobs that the agent froze, in that order."""
     admission_closed: bool = False
     """Whether it was the agent that keeps pending jobs from starting."""
+    memory: dict[str, str] = {}
+    """What the scheduler's driver remembers."""
 
 
 class AgentState(_Saved):
-    """Everything but the drivers' memory."""
+    """Everything but the miners' drivers' memory."""
 
     version: Literal[1] = 1
     boot_ms: Seq = 0
