@@ -14,6 +14,8 @@ from controller.engine.model import Override, OverrideKind
 from controller.state import SiteState
 
 PER_SITE_MAX: Final = 500
+FORGET_AFTER_MS: Final = 24 * 3_600_000
+"""What is over is kept this long: a wall clock that jumps ahead and is set right again must find it still there."""
 _NEED_VALUE: Final = frozenset({OverrideKind.CAP, OverrideKind.FLOOR})
 _WORKLOAD_OF: Final = {OverrideKind.FORCE_HASH: Workload.HASH, OverrideKind.FORCE_HPC: Workload.HPC}
 
@@ -60,7 +62,7 @@ class Overrides:
     def impose(self, ask: OverrideAsk, state: SiteState | None, now_ms: int) -> OverrideSet | Rejected:
         """Put an ask in force. `state` is the site's, None where there is none of that name."""
         known = self._all.get(ask.id) if ask.id is not None else None
-        if known is not None:
+        if known is not None and not _is_over(known, now_ms):
             if _same(ask, known):
                 return OverrideSet(known, created=False)
             return Rejected("conflict", "id", f"{ask.id} already names another override", "lift it, or take a new id")
@@ -72,8 +74,12 @@ class Overrides:
         window = _window(ask, now_ms)
         if isinstance(window, Rejected):
             return window
-        if len(self._by_site.get(ask.site, ())) >= PER_SITE_MAX:
+        over = [each for each in self._by_site.get(ask.site, ()) if _is_over(each, now_ms)]
+        if len(self._by_site.get(ask.site, ())) - len(over) >= PER_SITE_MAX:
             return Rejected("limit", "site", f"{ask.site} has {PER_SITE_MAX} overrides", "lift some first")
+        over.sort(key=lambda each: (each.ends_at_ms or 0, each.id))
+        for each in over[: max(len(over) - PER_SITE_MAX + 1, 0)]:
+            del self._all[each.id]
         override = Override(
             id=ask.id or new_id("ov", self._chance, self._all),
             kind=ask.kind,
@@ -103,19 +109,22 @@ class Overrides:
 
     def all(self, now_ms: int) -> list[Override]:
         """In force or to come, by id."""
-        alive = (each for each in self._all.values() if each.ends_at_ms is None or each.ends_at_ms > now_ms)
+        alive = (each for each in self._all.values() if not _is_over(each, now_ms))
         return sorted(alive, key=lambda each: each.id)
 
     def crossed(self, before_ms: int, now_ms: int) -> set[str]:
-        """Sites for which an override began or ended after `before_ms`; what is over is dropped."""
+        """Sites for which an override began or ended after `before_ms`; what is long over is dropped."""
         sites: set[str] = set()
         for each in list(self._all.values()):
             if before_ms < each.starts_at_ms <= now_ms:
                 sites.add(each.site)
-            if each.ends_at_ms is not None and each.ends_at_ms <= now_ms:
+            if each.ends_at_ms is None:
+                continue
+            if before_ms < each.ends_at_ms <= now_ms:
                 sites.add(each.site)
+            if each.ends_at_ms + FORGET_AFTER_MS <= now_ms:
                 del self._all[each.id]
-        if sites:
+        if len(self._all) != sum(map(len, self._by_site.values())):
             self._index()
         return sites
 
@@ -128,6 +137,10 @@ class Overrides:
 
 def in_force(override: Override, now_ms: int) -> bool:
     return override.starts_at_ms <= now_ms and (override.ends_at_ms is None or now_ms < override.ends_at_ms)
+
+
+def _is_over(override: Override, now_ms: int) -> bool:
+    return override.ends_at_ms is not None and override.ends_at_ms <= now_ms
 
 
 def _check_value(ask: OverrideAsk) -> Rejected | None:

@@ -13,6 +13,8 @@ from controller.engine.model import Obligation
 from controller.state import SiteState
 
 PER_SITE_MAX: Final = 100
+FORGET_AFTER_MS: Final = 24 * 3_600_000
+"""What is over is kept this long: a wall clock that jumps ahead and is set right again must find it still there."""
 _NOTICE_MAX_MS: Final = 400 * 24 * 3_600_000
 
 
@@ -71,7 +73,7 @@ class Signals:
     def accept(self, ask: SignalAsk, state: SiteState | None, now_ms: int, mono_ms: int) -> Accepted | Rejected:
         """Make an ask an obligation. `state` is the site's, None where there is none of that name."""
         known = self._all.get(ask.id) if ask.id is not None else None
-        if known is not None:
+        if known is not None and known.ends_at_ms > now_ms:
             if _same(ask, known):
                 return Accepted(known, created=False, baseline=None)
             return Rejected("conflict", "id", f"{ask.id} already names another signal", "withdraw it, or take a new id")
@@ -85,8 +87,9 @@ class Signals:
         if isinstance(target, Rejected):
             return target
         target_w, baseline = target
-        if len(self._by_site.get(ask.site, ())) >= PER_SITE_MAX:
+        if len(self.of(ask.site, now_ms)) >= PER_SITE_MAX:
             return Rejected("limit", "site", f"{ask.site} has {PER_SITE_MAX} signals", "withdraw some first")
+        self._make_room(ask.site, now_ms)
         obligation = Obligation(
             id=ask.id or new_id("sg", self._chance, self._all),
             site=ask.site,
@@ -122,16 +125,22 @@ class Signals:
         return sorted((each for each in self._all.values() if each.ends_at_ms > now_ms), key=lambda each: each.id)
 
     def crossed(self, before_ms: int, now_ms: int) -> set[str]:
-        """Sites for which an obligation began or ended after `before_ms`; what is over is dropped."""
+        """Sites for which an obligation began or ended after `before_ms`; what is long over is dropped."""
         sites: set[str] = set()
         for each in list(self._all.values()):
             if before_ms < each.starts_at_ms <= now_ms or before_ms < each.ends_at_ms <= now_ms:
                 sites.add(each.site)
-            if each.ends_at_ms <= now_ms:
+            if each.ends_at_ms + FORGET_AFTER_MS <= now_ms:
                 del self._all[each.id]
-        if sites:
+        if len(self._all) != sum(map(len, self._by_site.values())):
             self._index()
         return sites
+
+    def _make_room(self, site: str, now_ms: int) -> None:
+        """Keep no more of a site's that are over than may be alive."""
+        over = sorted((each.ends_at_ms, each.id) for each in self._by_site.get(site, ()) if each.ends_at_ms <= now_ms)
+        for _, key in over[: max(len(over) - PER_SITE_MAX + 1, 0)]:
+            del self._all[key]
 
     def _index(self) -> None:
         by_site: dict[str, list[Obligation]] = {}

@@ -111,7 +111,7 @@ class TestSignals:
         outcomes = [signals.accept(ask, state, WALL_MS, MONO_MS) for _ in range(101)]
         assert [isinstance(each, Rejected) for each in outcomes] == [False] * 100 + [True]
 
-    def test_begin_and_end_are_crossed_once_and_what_is_over_is_dropped(self) -> None:
+    def test_begin_and_end_are_crossed_once_and_what_is_long_over_is_dropped(self) -> None:
         signals, state = Signals(Random(1)), site()
         ask = SignalAsk(site="alpha", target_w=1, starts_at_ms=WALL_MS + 1_000, duration_ms=1_000)
         signals.accept(ask, state, WALL_MS, MONO_MS)
@@ -119,7 +119,37 @@ class TestSignals:
         assert signals.crossed(WALL_MS + 999, WALL_MS + 1_500) == {"alpha"}
         assert signals.open_at("alpha", WALL_MS + 1_500) is not None
         assert signals.crossed(WALL_MS + 1_500, WALL_MS + 9_000) == {"alpha"}
-        assert signals.all(0) == []
+        assert signals.all(WALL_MS + 9_000) == []
+        assert signals.crossed(WALL_MS + 9_000, WALL_MS + 24 * 3_600_000 + 9_000) == set()
+        assert signals.all(WALL_MS) == []
+
+    def test_a_clock_that_jumps_ahead_and_is_set_right_finds_what_it_had_been_asked(self) -> None:
+        signals, overrides, state = Signals(Random(1)), Overrides(Random(2)), site()
+        signals.accept(SignalAsk(site="alpha", target_w=1, duration_ms=600_000), state, WALL_MS, MONO_MS)
+        overrides.impose(
+            OverrideAsk(site="alpha", kind=OverrideKind.LOCKOUT, reason="work", duration_ms=600_000), state, WALL_MS
+        )
+        ahead_ms = WALL_MS + 3_600_000
+        assert signals.crossed(WALL_MS, ahead_ms) == overrides.crossed(WALL_MS, ahead_ms) == {"alpha"}
+        assert not signals.of("alpha", ahead_ms)
+        assert not overrides.active("alpha", ahead_ms)
+        assert len(signals.of("alpha", WALL_MS + 60_000)) == len(overrides.active("alpha", WALL_MS + 60_000)) == 1
+
+    def test_what_is_over_takes_nobody_s_place_and_no_room_without_bound(self) -> None:
+        signals, overrides, state = Signals(Random(1)), Overrides(Random(2)), site()
+        for turn in range(1_200):
+            now_ms = WALL_MS + 2_000 * turn
+            ask = SignalAsk(site="alpha", target_w=turn, duration_ms=1_000, id="again")
+            taken = signals.accept(ask, state, now_ms, MONO_MS)
+            assert isinstance(taken, Accepted)
+            assert taken.created, "one that is over answers for no new one of its id"
+            other = SignalAsk(site="alpha", target_w=1, duration_ms=1_000)
+            assert isinstance(signals.accept(other, state, now_ms, MONO_MS), Accepted)
+            lockout = OverrideAsk(site="alpha", kind=OverrideKind.LOCKOUT, reason="work", duration_ms=1_000)
+            assert isinstance(overrides.impose(lockout, state, now_ms), OverrideSet)
+            assert signals.crossed(now_ms - 2_000, now_ms) <= {"alpha"}
+        assert len(signals.all(0)) <= 2 * 100 + 1
+        assert len(overrides.all(0)) <= 2 * 500 + 1
 
 
 def test_a_restart_with_the_same_seed_takes_no_id_that_stands() -> None:
