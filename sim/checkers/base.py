@@ -53,6 +53,9 @@ class Allowances:
     """An interlock's or overload's aftermath at the agent: it gives back power in steps of minutes."""
     cap_share: float = 0.01
     """Metered above a cap: devices draw a little off their nameplate between two looks at the meter."""
+    said_share: float = 0.02
+    """A shortfall that is stated is a forecast: at part load, cooling and losses are off what a PUE makes of them by
+    up to this share of the main's limit."""
     power_share: float = 0.05
     """A bank's true power above its nameplate's: the spread of its devices, some of it one way."""
     frozen_share: float = 0.15

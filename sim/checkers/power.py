@@ -116,7 +116,9 @@ class ObligationsMet(Checker):
         shown_w = truth.feeder_w(main)
         allowed_w = due.target_w * (1 + self.allow.cap_share) + stuck_under_w(truth, main)
         said_w = [short_w for at_ms, short_w in self._said.get((site, due.id), ()) if at_ms <= owed_ms]
-        over = shown_w > allowed_w + max(said_w, default=0)
+        limit_w = truth.plate.main.limit_w
+        said_more_w = max(said_w, default=0) + (self.allow.said_share * limit_w if any(said_w) else 0.0)
+        over = shown_w > allowed_w + said_more_w
         held, lasts_ms = self._kept.look((site, due.id), now_ms, binding=binding, over=over)
         detail = f"{shown_w:.0f} W for {lasts_ms} ms, {due.id} allows {due.target_w} W since {due.starts_ms} ms"
         detail += f", {max(said_w)} W said short in time" if said_w else ", nothing said in time"
@@ -170,12 +172,13 @@ class EnergyCloses(Checker):
             if reading.power_w is None or reading.age_ms is None or reading.source is not Source.METER:
                 continue
             read_ms = event.at_ms - reading.age_ms
-            if read_ms - self.WINDOW_MS < truth.sensed_since_ms:
+            window_ms = max(self.WINDOW_MS, self.allow.clock_ms)
+            if read_ms - window_ms < truth.sensed_since_ms:
                 continue
             near = [
                 power_w
                 for at_ms, power_w in self._past.get((report.site, reading.id), ())
-                if abs(at_ms - read_ms) <= self.WINDOW_MS
+                if abs(at_ms - read_ms) <= window_ms
             ]
             if not near:
                 continue
