@@ -7,7 +7,7 @@ from typing import Final
 
 from sim.checkers import Allowances
 
-JITTER_S: Final = 0.5
+JITTER_S: Final = 1.0
 """Wall seconds that a message, a tick or a device may lose to a busy machine."""
 DEADLINE_S: Final = 2.0
 """Of a device operation in the demo, wall seconds."""

@@ -32,7 +32,7 @@ def wattshift(*words: str, env: dict[str, str] | None = None) -> subprocess.Comp
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    command = [*WATTSHIFT, "demo", "--json", "--miners", "20", "--for", "10m"]
+    command = [*WATTSHIFT, "demo", "--json", "--miners", "20", "--speed", "10", "--for", "10m"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         access = next(event for event in _events(process) if event.get("event") == "ready")["data"]
         next(event for event in _events(process) if event.get("event") == "confirmed")
@@ -53,7 +53,9 @@ def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 
 
 def test_the_demo_ends_with_a_summary_confirmed_receipts_and_no_violation() -> None:
-    ended = wattshift("demo", "--for", "15s", "--json", "--miners", "20", "--sites", "1", "--seed", "3")
+    ended = wattshift(
+        "demo", "--for", "15s", "--speed", "10", "--json", "--miners", "20", "--sites", "1", "--seed", "3"
+    )
     assert ended.returncode == 0, ended.stderr + ended.stdout[-2_000:]
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
     summary = lines[-1]["summary"]
