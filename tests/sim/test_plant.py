@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from sim.plant import (
     Commanded,
     CommandKind,
     FeederPlan,
-    Machine,
     Plant,
     SitePlan,
     air_hall,
@@ -407,23 +405,3 @@ class TestWeather:
         hours = [at(hour * 3_600_000).dry_bulb_c for hour in range(24)]
         assert hours.index(max(hours)) == 23
         assert max(hours) - min(hours) == pytest.approx(14, abs=0.1)
-
-
-def test_ten_thousand_machines_step_in_milliseconds() -> None:
-    """Measured 0.4 ms while half of them boot; the bound is for a loaded machine."""
-    plan = SitePlan(
-        "big",
-        (FeederPlan("main", None, 60e6),),
-        (air_hall("h", "main", 36e6),),
-        tuple(BankPlan(f"b{n}", "main", "h", S21, 1_000) for n in range(10)),
-    )
-    plant = Plant(plan, 1, 0)
-    machines: list[Machine] = [m for bank in plan.banks for m in plant.machines(bank.id)]
-    for machine in machines[::2]:
-        machine.sleep()
-    plant.advance_to(5 * S)
-    for machine in machines[::2]:
-        machine.wake()
-    began = time.process_time()
-    plant.advance_to(45 * S)
-    assert (time.process_time() - began) / 40 < 0.005
