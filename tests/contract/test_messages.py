@@ -8,9 +8,12 @@ from time import process_time
 from typing import Any, Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from contract.messages import (
+    MAX_BANKS,
     MAX_DETAIL,
     MAX_NODES,
     MAX_PAYLOAD_BYTES,
@@ -293,3 +296,58 @@ def test_a_megabyte_of_errors_does_not_hold_the_loop_up(hostile: bytes) -> None:
     error = refusal(Report, hostile)
     assert process_time() - began < 1.5
     assert len(error.detail) <= MAX_DETAIL
+
+
+def test_the_largest_site_fits_the_limit() -> None:
+    """2,000 banks with every field filled."""
+    bank = golden("report")["banks"][0]
+    document = golden("report") | {"banks": [bank | {"id": f"bank-{n}"} for n in range(MAX_BANKS)]}
+    payload = encode(decode(Report, wire(document)))
+    assert len(payload) < MAX_PAYLOAD_BYTES
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(kind=st.sampled_from(list(KINDS.values())), payload=st.binary(max_size=300))
+def test_arbitrary_bytes_raise_wire_errors_and_nothing_else(kind: type[AnyMessage], payload: bytes) -> None:
+    with pytest.raises(WireError):
+        read(kind, payload)
+
+
+@settings(deadline=None, max_examples=500)
+@given(data=st.data())
+def test_a_golden_message_with_anything_in_any_place_is_a_message_or_a_wire_error(data: st.DataObject) -> None:
+    """And what is a message survives the way out and in again."""
+    name = data.draw(st.sampled_from(list(KINDS)))
+    document = golden(name)
+    for path in data.draw(st.lists(st.sampled_from(fields_of(document)), min_size=1, max_size=3)):
+        try:
+            document = changed(document, path, data.draw(JSON))
+        except (TypeError, KeyError, IndexError):
+            continue  # the place went with an earlier change
+    try:
+        message = read(KINDS[name], wire(document))
+    except WireError as error:
+        assert (error.code in ("malformed", "invalid", "version"), len(error.detail) <= MAX_DETAIL) == (True, True)  # noqa: PT017
+    else:
+        assert read(KINDS[name], encode(message)) == message
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    name=st.sampled_from(list(KINDS)), cut=st.integers(0, 5_000), flip=st.integers(0, 255), where=st.integers(0, 5_000)
+)
+def test_torn_and_flipped_messages_raise_nothing_else(name: str, cut: int, flip: int, where: int) -> None:
+    payload = bytearray(wire(golden(name)))
+    payload[where % len(payload)] ^= flip
+    try:
+        read(KINDS[name], bytes(payload[: cut % len(payload)]))
+        read(KINDS[name], bytes(payload))
+    except WireError:
+        pass
