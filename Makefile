@@ -35,7 +35,7 @@ check: setup  ## ruff, mypy --strict, import layers, generated files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache 2>&1 | tail -n 12
+	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m contract.asyncapi --check
 
 format: setup  ## let ruff rewrite what it can
