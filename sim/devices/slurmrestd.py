@@ -33,6 +33,7 @@ JOBS_APART: Final = 1_000_000
 """A second partition's jobs are numbered from here on, a third's from twice this."""
 CONTROLLER_WAIT_S: Final = 9.0
 """How long slurmrestd tries to reach a slurmctld that does not answer."""
+BACKLOG_S: Final = 5.0
 _STOP_S: Final = 0.2
 _JSON: Final = "application/json"
 _SIGNALS: Final = {
@@ -61,6 +62,8 @@ class SlurmFault(StrEnum):
     """HTTP 200 and a body that breaks off."""
     CONTROLLER_DOWN = "controller_down"
     """slurmrestd answers, slurmctld does not."""
+    BACKLOG = "backlog"
+    """slurmctld is busy: a command is carried out `BACKLOG_S` later, whether or not anybody still waits for it."""
     BAD_TOKEN = "bad_token"  # noqa: S105  a fault's name
     """Every token is refused, as when all have expired."""
 
@@ -92,6 +95,7 @@ class SlurmRestServer:
         self._web: web.Server | None = None
         self._servers: list[asyncio.AbstractServer] = []
         self._sockets: list[Path] = []
+        self._late: set[asyncio.Task[tuple[int, bytes]]] = set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Serve over TCP as well; returns the port."""
@@ -114,6 +118,8 @@ class SlurmRestServer:
             await served.shutdown(_STOP_S)
         for server in servers:
             await server.wait_closed()
+        for task in self._late:
+            task.cancel()
         self._remove_sockets()
 
     def _remove_sockets(self) -> None:
@@ -143,13 +149,22 @@ class SlurmRestServer:
                 return _cut_off(request, b"")
             case DeviceFault.GARBAGE:
                 return _cut_off(request, GARBAGE)
-        status, answer = self._controller_down(request) if fault is SlurmFault.CONTROLLER_DOWN else (0, b"")
-        if status:
+        if fault is SlurmFault.CONTROLLER_DOWN:
             await asyncio.sleep(CONTROLLER_WAIT_S)
+            status, answer = self._controller_down(request)
+        elif fault is SlurmFault.BACKLOG and request.method != "GET":
+            late = asyncio.create_task(self._answer_late(request, sent))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+            status, answer = await asyncio.shield(late)
         else:
             status, answer = self._answer(request, sent)
             await asyncio.sleep(self.latency_s)
         return await self._reply(request, status, answer)
+
+    async def _answer_late(self, request: web.BaseRequest, sent: bytes) -> tuple[int, bytes]:
+        await asyncio.sleep(BACKLOG_S)
+        return self._answer(request, sent)
 
     async def _reply(self, request: web.BaseRequest, status: int, answer: bytes) -> web.StreamResponse:
         match self.fault:
@@ -372,8 +387,9 @@ def _cut_off(request: web.BaseRequest, last_words: bytes) -> web.StreamResponse:
 async def _drip(request: web.BaseRequest, status: int, answer: bytes) -> web.StreamResponse:
     response = web.StreamResponse(status=status, headers={"Content-Type": _JSON})
     response.content_length = len(answer)
-    await response.prepare(request)
-    for at in range(len(answer)):
-        await response.write(answer[at : at + 1])
-        await asyncio.sleep(DRIP_S)
+    with suppress(ConnectionError):  # the client has had enough
+        await response.prepare(request)
+        for at in range(len(answer)):
+            await response.write(answer[at : at + 1])
+            await asyncio.sleep(DRIP_S)
     return response

@@ -1,5 +1,5 @@
 """What this driver did to which job, so that it undoes that and nothing else. Slurm does not say who stopped or held a
-job. Pure; times are seconds of the wall clock but for `now_ms`, which is monotonic.
+job. Pure; times are seconds of the wall clock, as they are kept over restarts.
 
 An entry is made before the command is sent: where the answer is lost, the job may be stopped, and must be ours to thaw.
 """
@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from agent.drivers.schedulers._slurm_records import SlurmJob
 
-DOUBT_MS: Final = 60_000
+DOUBT_S: Final = 60
 """How long a command whose answer was lost may still come into force."""
 LONGEST_FREEZE_MIN: Final = 30 * 24 * 60
 LIMIT_MARGIN_S: Final = 3_600
@@ -41,6 +41,7 @@ class _Saved(BaseModel):
     waking: list[str] = []
     owed_min: dict[str, int] = {}
     held: list[str] = []
+    doubt_until_s: dict[str, int] = {}
     admitting: bool = True
 
 
@@ -56,8 +57,9 @@ class Ledger:
     """Time limits that jobs we let go on are still to be given."""
     held: set[str] = field(default_factory=set)
     """Jobs and, for all their tasks, arrays."""
+    doubt_until_s: dict[str, int] = field(default_factory=dict)
+    """Jobs that a command of ours may still stop or hold, though no listing shows it."""
     admitting: bool = True
-    _doubt_until_ms: dict[str, int] = field(default_factory=dict)
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -68,6 +70,7 @@ class Ledger:
                 waking=sorted(self.waking),
                 owed_min=self.owed_min,
                 held=sorted(self.held),
+                doubt_until_s=self.doubt_until_s,
                 admitting=self.admitting,
             ).model_dump_json()
         }
@@ -84,28 +87,33 @@ class Ledger:
             waking=set(filter(is_job, saved.waking)),
             owed_min={key: owed for key, owed in saved.owed_min.items() if is_job(key)},
             held=set(filter(is_job, saved.held)),
+            doubt_until_s={key: until for key, until in saved.doubt_until_s.items() if is_job(key)},
             admitting=saved.admitting,
         )
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
-    def freezing(self, key: str, now_s: int, now_ms: int) -> None:
-        """About to stop a job. Until it is `done`, it may come to stand still at any time."""
-        self.waking.discard(key)
-        if key not in self.frozen:
-            self.frozen[key] = Frozen(since_s=max(now_s, 0))
-            self.owed_min.pop(key, None)
-        self._doubt_until_ms[key] = now_ms + DOUBT_MS
-
-    def holding(self, keys: Iterable[str], now_ms: int) -> None:
-        """About to hold jobs. Until it is `done`, any of them may come to be held."""
-        self.held.update(keys)
-        self._doubt_until_ms.update(dict.fromkeys(keys, now_ms + DOUBT_MS))
-
-    def done(self, keys: Iterable[str]) -> None:
-        """Slurm said yes: from now on a listing tells. A no counts as no answer, for it has been known to be done."""
+    def freezing(self, keys: Sequence[str], now_s: int) -> Mapping[str, int]:
+        """About to stop jobs. Returns what `done` wants to have."""
         for key in keys:
-            self._doubt_until_ms.pop(key, None)
+            self.waking.discard(key)
+            if key not in self.frozen:
+                self.frozen[key] = Frozen(since_s=max(now_s, 0))
+                self.owed_min.pop(key, None)
+        return self._begin(keys, now_s)
+
+    def holding(self, keys: Sequence[str], now_s: int) -> Mapping[str, int]:
+        """About to hold jobs. Returns what `done` wants to have."""
+        self.held.update(keys)
+        return self._begin(keys, now_s)
+
+    def done(self, keys: Iterable[str], before: Mapping[str, int]) -> None:
+        """Slurm said yes: from now on a listing tells, but for an earlier command whose answer was lost. A no counts as
+        no answer, for it has been known to be done."""
+        for key in keys:
+            self.doubt_until_s.pop(key, None)
+            if key in before:
+                self.doubt_until_s[key] = before[key]
 
     def holds(self, job: SlurmJob) -> bool:
         """Whether a hold on this job is ours."""
@@ -113,11 +121,11 @@ class Ledger:
 
     # -- what is seen ------------------------------------------------------------------------------------------------
 
-    def observe(self, jobs: Sequence[SlurmJob], now_s: int, now_ms: int) -> None:
+    def observe(self, jobs: Sequence[SlurmJob], now_s: int) -> None:
         """Forget what has ended and what somebody else undid. `jobs` must be a settled listing of the partition."""
         by_key = {job.key: job for job in jobs}
-        self._doubt_until_ms = {key: until for key, until in self._doubt_until_ms.items() if until > now_ms}
-        for key in [key for key in self.frozen if key not in self._doubt_until_ms]:
+        self.doubt_until_s = {key: until for key, until in self.doubt_until_s.items() if until > now_s}
+        for key in [key for key in self.frozen if key not in self.doubt_until_s]:
             job = by_key.get(key)
             if job is None or job.pending:
                 del self.frozen[key]
@@ -129,8 +137,13 @@ class Ledger:
                 self.frozen[key] = Frozen(since_s=entry.since_s, limit_min=job.limit_min)
         self.waking = {key for key in self.waking if key in by_key and by_key[key].job_state not in _NOT_WAKING}
         standing = set().union(*(job.names for job in jobs if job.held)) if self.held else set()
-        self.held = {key for key in self.held if key in standing or key in self._doubt_until_ms}
+        self.held = {key for key in self.held if key in standing or key in self.doubt_until_s}
         self.owed_min = {key: owed for key, owed in self.owed_min.items() if _differs(by_key.get(key), owed)}
+
+    def _begin(self, keys: Sequence[str], now_s: int) -> Mapping[str, int]:
+        before = {key: self.doubt_until_s[key] for key in keys if key in self.doubt_until_s}
+        self.doubt_until_s.update(dict.fromkeys(keys, now_s + DOUBT_S))
+        return before
 
     def _goes_on(self, key: str, now_s: int) -> None:
         """A job runs again, and is owed its own time limit and the time it stood still."""

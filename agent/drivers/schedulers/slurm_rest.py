@@ -137,7 +137,7 @@ class SlurmRestPartition:
         mine = jobs_of(listing, self._site.partition)
         wall_ms = self._clock.wall_ms()
         if listing.settled:
-            self._ledger.observe(mine, wall_ms // 1_000, self._clock.mono_ms())
+            self._ledger.observe(mine, wall_ms // 1_000)
         self._note_others(stopped_by_others(mine, self._ledger))
         facts = partition_facts(listing, self._site, self._ledger, wall_ms)
         if listing.settled:
@@ -187,15 +187,16 @@ class SlurmRestPartition:
     # -- one job -----------------------------------------------------------------------------------------------------
 
     async def _hold(self, key: str, covers: Sequence[str]) -> Outcome:
-        self._ledger.holding(covers, self._clock.mono_ms())
+        before = self._ledger.holding(covers, self._clock.wall_ms() // 1_000)
         outcome = await self._open().update(key, {"hold": True})
         if isinstance(outcome, Applied):
-            self._ledger.done(covers)
+            self._ledger.done(covers, before)
         return outcome
 
     async def _release(self, key: str) -> Outcome:
+        """It counts as held until a listing shows that it is not."""
         outcome = await self._open().update(key, {"hold": False})
-        if isinstance(outcome, Applied):
+        if outcome is GONE:
             self._ledger.held.discard(key)
         return outcome
 
@@ -214,11 +215,11 @@ class SlurmRestPartition:
         would wait seconds for signals still under way."""
         async with self._signalling:
             named = [job for job in dict.fromkeys(jobs) if is_job(job)]
-            for job in named:
-                if signal == _STOP:
-                    self._ledger.freezing(job, self._clock.wall_ms() // 1_000, self._clock.mono_ms())
-                else:
-                    self._ledger.waking.add(job)
+            before: Mapping[str, int] = {}
+            if signal == _STOP:
+                before = self._ledger.freezing(named, self._clock.wall_ms() // 1_000)
+            else:
+                self._ledger.waking.update(named)
             steps = await self._signal_steps(named, signal)
             scripts = await self._each(named, lambda job: self._open().signal(job, signal))
             now_s = asyncio.get_running_loop().time()
@@ -227,7 +228,7 @@ class SlurmRestPartition:
             outcomes: dict[str, Outcome] = {job: _both(scripts[job], steps.get(job)) for job in named}
             done = [job for job in named if isinstance(outcomes[job], Applied)]
             if signal == _STOP:
-                self._ledger.done(done)
+                self._ledger.done(done, before)
             else:
                 self._ledger.waking.difference_update(done)
             return {job: outcomes.get(job, Refused(f"not a Slurm job: {job[:40]}")) for job in jobs}
@@ -269,9 +270,10 @@ class SlurmRestPartition:
 
     async def _keep_up(self, mine: Sequence[SlurmJob]) -> None:
         """What is left to do of earlier commands. What there is no time for, the next reading does."""
-        half_awake = sorted(self._ledger.waking)
-        if half_awake:
-            await self._signal_all(half_awake, _CONT)
+        if self._ledger.waking:
+            await self._signal_all(sorted(self._ledger.waking), _CONT)
+        if self._ledger.admitting and self._ledger.held:
+            await self._each(sorted(self._ledger.held), self._release)
         if self._options.extend_limits and self._clock.mono_ms() >= self._limits_from_ms:
             due = self._ledger.limits_due(mine, self._clock.wall_ms() // 1_000)
             for job, limit_min in list(due.items())[:MAX_LIMITS]:

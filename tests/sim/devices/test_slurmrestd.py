@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sim.devices.slurmrestd import JOBS_APART, SlurmFault, SlurmRestServer
+from sim.devices.slurmrestd import BACKLOG_S, JOBS_APART, SlurmFault, SlurmRestServer
 from sim.devices.slurmrestd_answers import comment_of, host_list
 from sim.jobs import JobMix, JobPhase, JobRun, JobSpec, job_stream
 from sim.partition import HpcPartition, PartitionPlan
@@ -316,6 +316,24 @@ async def test_it_says_yes_and_does_nothing_or_says_no_and_does_it() -> None:
             0
         ] == 500
     assert [command.obeyed for command in server.log.since(0)] == [False, True]
+
+
+def test_a_busy_slurmctld_does_late_what_nobody_waits_for_any_more() -> None:
+    async def main() -> None:
+        behind = partition(spec("1"))
+        server = SlurmRestServer(behind)
+        server.fault = SlurmFault.BACKLOG
+        async with serving(server) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await client.ask("DELETE", "job/1?signal=STOP")
+            await asyncio.sleep(BACKLOG_S - 1.1)
+            assert job(behind, "1").phase is JobPhase.RUNNING
+            await asyncio.sleep(0.2)
+            assert job(behind, "1").phase is JobPhase.FROZEN
+            assert (await client.ask("GET", "jobs"))[0] == 200
+
+    run_virtual(main())
 
 
 async def test_stop_ends_what_hangs_and_it_starts_again() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.drivers.schedulers._slurm_ledger import DOUBT_MS, LIMIT_STEP_MIN, Frozen, Ledger
+from agent.drivers.schedulers._slurm_ledger import DOUBT_S, LIMIT_STEP_MIN, Frozen, Ledger
 from agent.drivers.schedulers._slurm_records import SlurmJob
 from tests.agent.drivers.schedulers.records import NOW_S, job
 
@@ -32,7 +32,7 @@ def test_memory_survives_and_foreign_memory_does_no_harm() -> None:
 )
 def test_a_frozen_job_is_ours_until_it_is_seen_to_go_on(state: str, stays: bool) -> None:
     ledger = frozen_ledger()
-    ledger.observe([job(1, state)], NOW_S, 0)
+    ledger.observe([job(1, state)], NOW_S)
     assert ("1" in ledger.frozen) is stays
 
 
@@ -40,35 +40,45 @@ def test_a_job_that_has_ended_is_forgotten() -> None:
     ledger = Ledger(
         frozen={"1": Frozen(since_s=5)}, waking={"2"}, owed_min={"3": 60}, held={"4", "5_1"}, admitting=False
     )
-    ledger.observe([], NOW_S, 0)
+    ledger.observe([], NOW_S)
     assert ledger == Ledger(admitting=False)
 
 
 def test_a_command_whose_answer_was_lost_may_still_be_done_and_is_ours_for_a_minute() -> None:
     ledger = Ledger()
-    ledger.freezing("1", NOW_S, now_ms=1_000)
-    ledger.holding(["2"], now_ms=1_000)
+    ledger.freezing(["1"], NOW_S)
+    ledger.holding(["2"], NOW_S)
     running, waiting = job(1), job(2, "PENDING")
-    ledger.observe([running, waiting], NOW_S, 1_000 + DOUBT_MS - 1)
-    assert ("1" in ledger.frozen, ledger.held) == (True, {"2"})
-    ledger.observe([running, waiting], NOW_S, 1_000 + DOUBT_MS)
+    ledger = Ledger.load(ledger.save())
+    ledger.observe([running, waiting], NOW_S + DOUBT_S - 1)
+    assert (set(ledger.frozen), ledger.held) == ({"1"}, {"2"})
+    ledger.observe([running, waiting], NOW_S + DOUBT_S)
     assert (ledger.frozen, ledger.held) == ({}, set())
 
 
 def test_a_command_that_was_done_is_judged_by_the_next_listing() -> None:
     ledger = Ledger()
-    ledger.freezing("1", NOW_S, now_ms=0)
-    ledger.holding(["2", "3"], now_ms=0)
-    ledger.done(["1", "2", "3"])
-    ledger.observe([job(1, "STOPPED"), job(2, "PENDING", priority=0), job(3, "PENDING")], NOW_S, 1)
+    ledger.done(["1"], ledger.freezing(["1"], NOW_S))
+    ledger.done(["2", "3"], ledger.holding(["2", "3"], NOW_S))
+    ledger.observe([job(1, "STOPPED"), job(2, "PENDING", priority=0), job(3, "PENDING")], NOW_S)
     assert (set(ledger.frozen), ledger.held) == ({"1"}, {"2"}), "an operator released 3"
+
+
+def test_a_yes_to_a_second_command_says_nothing_of_the_first_that_was_lost() -> None:
+    ledger = Ledger()
+    ledger.freezing(["1"], NOW_S)
+    ledger.done(["1"], ledger.freezing(["1"], NOW_S + 10))
+    ledger.observe([job(1)], NOW_S + 20)
+    assert "1" in ledger.frozen, "the first may come to stop it yet"
+    ledger.observe([job(1)], NOW_S + DOUBT_S)
+    assert ledger.frozen == {}
 
 
 def test_a_hold_of_an_array_is_known_by_any_of_its_tasks() -> None:
     held = job(9, "PENDING", array_job_id=9, array_task_string="3-4", priority=0)
     for name in ("9", "9_3"):
         ledger = Ledger(held={name})
-        ledger.observe([held], NOW_S, 0)
+        ledger.observe([held], NOW_S)
         assert ledger.held == {name}
         assert ledger.holds(held)
     assert not Ledger(held={"9_5", "8"}).holds(held)
@@ -77,19 +87,19 @@ def test_a_hold_of_an_array_is_known_by_any_of_its_tasks() -> None:
 def test_a_job_gets_back_the_minutes_it_stood_still() -> None:
     ledger = frozen_ledger()
     stopped, running = job(1, "STOPPED"), job(1)
-    ledger.observe([stopped], NOW_S - 290, 0)
+    ledger.observe([stopped], NOW_S - 290)
     assert ledger.frozen["1"].limit_min == 60
-    ledger.observe([running], NOW_S, 0)
+    ledger.observe([running], NOW_S)
     assert ledger.owed_min == {"1": 65}
     assert ledger.limits_due([running], NOW_S) == {"1": 65}
-    ledger.observe([job(1, time_limit=65)], NOW_S, 0)
+    ledger.observe([job(1, time_limit=65)], NOW_S)
     assert ledger.owed_min == {}, "it is as it should be"
 
 
 def test_a_clock_that_jumps_gives_no_job_the_world() -> None:
     for since_s in (NOW_S + 10**6, NOW_S - 10**9):
         ledger = Ledger(frozen={"1": Frozen(since_s=max(since_s, 0), limit_min=60)})
-        ledger.observe([job(1)], NOW_S, 0)
+        ledger.observe([job(1)], NOW_S)
         assert 60 <= ledger.owed_min.get("1", 60) <= 60 + 30 * 24 * 60
 
 
@@ -112,7 +122,7 @@ def test_what_is_left_of_a_frozen_job_does_not_melt_nor_grow() -> None:
     ledger = frozen_ledger()
     stopped = job(1, "STOPPED")
     assert ledger.left_s(stopped) == 3_300
-    ledger.observe([stopped], NOW_S, 0)
+    ledger.observe([stopped], NOW_S)
     extended = job(1, "STOPPED", time_limit=60 + LIMIT_STEP_MIN, end_time=NOW_S + 90_000)
     assert ledger.left_s(extended) == 3_300
     assert ledger.left_s(job(2)) is None
@@ -120,7 +130,7 @@ def test_what_is_left_of_a_frozen_job_does_not_melt_nor_grow() -> None:
 
 def test_a_job_that_is_half_awake_is_remembered_until_it_is_stopped_as_a_whole_again() -> None:
     ledger = Ledger(frozen={"1": Frozen(since_s=5)}, waking={"1", "2", "3"})
-    ledger.observe([job(1), job(2, "STOPPED"), job(3, "PENDING")], NOW_S, 0)
+    ledger.observe([job(1), job(2, "STOPPED"), job(3, "PENDING")], NOW_S)
     assert ledger.waking == {"1"}
-    ledger.freezing("1", NOW_S, 0)
+    ledger.freezing(["1"], NOW_S)
     assert ledger.waking == set()

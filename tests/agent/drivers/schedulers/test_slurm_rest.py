@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from agent.drivers.base import Applied, Failure, Partition, PartitionFacts, Refused, Remembers, Unreachable
 from agent.drivers.schedulers import REGISTRY
-from agent.drivers.schedulers._slurm_ledger import DOUBT_MS
+from agent.drivers.schedulers._slurm_ledger import DOUBT_S
 from agent.drivers.schedulers.slurm_rest import BATCH_DEADLINES, SlurmRestPartition
 from contract.clock import Clock
 from contract.messages import JobState
 from sim.clock import LoopClock
-from sim.devices.slurmrestd import JOBS_APART, SlurmFault, SlurmRestServer
+from sim.devices.slurmrestd import BACKLOG_S, JOBS_APART, SlurmFault, SlurmRestServer
 from sim.jobs import JobPhase, JobRun, JobSpec
 from sim.partition import HpcPartition, PartitionPlan
 from sim.ports import DeviceFault
@@ -219,16 +219,33 @@ def test_a_freeze_whose_answer_was_lost_is_ours_to_thaw() -> None:
     in_virtual_time(main())
 
 
-def test_a_hold_whose_answer_was_lost_is_ours_to_release() -> None:
+def test_commands_that_come_into_force_after_they_were_given_up_are_ours_to_undo() -> None:
     async def main() -> None:
         async with virtual(spec("1", 4), spec("2")) as rig:
             await rig.facts()
-            rig.server.latency_s = 2 * DEADLINE_S
+            rig.server.fault = SlurmFault.BACKLOG
+            assert isinstance((await rig.driver.freeze(["1"]))["1"], Unreachable)
             assert isinstance(await rig.driver.set_admission(False), Unreachable)
-            rig.server.latency_s = 0.0
-            rig.partition.hold("2")  # the lost request arrives
-            assert await rig.states() == {"1": RUNNING, "2": PENDING}
+            assert await rig.states() == {"1": RUNNING, "2": PENDING}, "nothing has come of it yet"
+            await asyncio.sleep(BACKLOG_S)
+            assert await rig.states() == {"1": FROZEN, "2": PENDING}
+            assert rig.job("2").held
+            rig.server.fault = None
+            await rig.driver.thaw(["1"])
             assert await rig.driver.set_admission(True) == Applied()
+            assert (rig.job("1").phase, rig.job("2").held) == (JobPhase.RUNNING, False)
+
+    in_virtual_time(main())
+
+
+def test_a_release_that_slurm_only_said_it_did_is_repeated() -> None:
+    async def main() -> None:
+        async with virtual(spec("1", 4), spec("2")) as rig:
+            await rig.driver.set_admission(False)
+            rig.server.fault = DeviceFault.OK_BUT_NOTHING
+            assert await rig.driver.set_admission(True) == Applied()
+            rig.server.fault = None
+            assert await rig.states() == {"1": RUNNING, "2": PENDING}
             assert not rig.job("2").held
 
     in_virtual_time(main())
@@ -271,7 +288,7 @@ def test_a_job_that_waits_cannot_be_frozen_and_is_not_mistaken_for_ours() -> Non
             outcome = (await rig.driver.freeze(["2"]))["2"]
             assert isinstance(outcome, Refused)
             assert "try again later" in outcome.detail
-            await asyncio.sleep(DOUBT_MS / 1_000)
+            await asyncio.sleep(DOUBT_S)
             assert await rig.states() == {"1": RUNNING, "2": PENDING}
             rig.partition.cancel("1")
             rig.partition.freeze("2")
