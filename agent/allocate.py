@@ -132,13 +132,14 @@ def _spend(units: Sequence[Unit], runnable: list[int], budget_w: int, targets: l
 
 
 def _ranked(units: Sequence[Unit], runnable: list[int]) -> list[int]:
-    """Most efficient first; what runs keeps its place unless something is clearly better."""
+    """Most efficient first; what runs, or is to run, keeps its place unless something is clearly better."""
     known = [units[index].j_per_th for index in runnable if units[index].j_per_th > 0]
     nominal = sum(known) / len(known) if known else 1.0
 
     def rank(index: int) -> float:
         unit = units[index]
-        runs = unit.standing is Standing.UP and unit.target_w != STOP
+        # What was told to run has begun to, though its next reading may still say that it stands.
+        runs = unit.target_w > STOP or (unit.standing is Standing.UP and unit.target_w == UNSET)
         return (unit.j_per_th or nominal) * (1.0 if runs else SWAP_GAIN)
 
     return sorted(runnable, key=rank)  # stable: ties keep the order of the config

@@ -39,6 +39,12 @@ def test_a_stopped_unit_does_not_replace_a_running_one_that_is_about_as_good() -
     assert allocate([running, better], 3_020).targets == [STOP, 3_000]
 
 
+def test_a_unit_that_was_told_to_run_keeps_its_place_until_it_is_seen_to() -> None:
+    """A miner that boots reads as stopped for some seconds; starting another in its place would cost two boots."""
+    first, booting = unit(Standing.DOWN, target_w=STOP), unit(Standing.DOWN, target_w=3_000)
+    assert allocate([first, booting], 3_020 + 20).targets == [STOP, 3_000]
+
+
 def test_the_last_bit_goes_to_one_unit_that_can_be_limited() -> None:
     units = [unit(least_w=1_500), unit(least_w=1_500), unit(least_w=1_500)]
     allocation = allocate(units, 5_120)
