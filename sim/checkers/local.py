@@ -101,8 +101,8 @@ class DwellAndRampHold(Checker):
     Dwell by commands that devices received: a bank begins to run with the first wake while it was off, and stops when
     none of its machines that take commands is left running. It may not begin within its minimum down time, whatever
     asks; nor stop within its minimum up time but for what stands above economics: a cap, stop or obligation in force or
-    near, no lease, heat, a breaker near its limit, an operator's word, sensors gone. A bank of which a device runs on
-    because a fault keeps it from being stopped is not off: what its other devices do beside it is no start. Ramp:
+    near, no lease, heat, a breaker near its limit, an operator's word, sensors gone. A bank of which a faulty
+    device runs, or was told to, is not off: what its other devices do beside it is no start. Ramp:
     commanded watts may outrun the ramp by no more than one grant of it and one device.
     """
 
@@ -133,7 +133,9 @@ class DwellAndRampHold(Checker):
 
     def _dwell(self, site: str, truth: SiteTruth, bank: BankPlate, now_ms: int, *, woken: bool, stopped: bool) -> None:
         key = (site, bank.id)
-        runs = truth.steerable_w(bank.id) > 0 or truth.stuck_w(bank.id) > grain_w(bank) / 4
+        runs = truth.steerable_w(bank.id) > 0
+        if truth.stuck_w(bank.id) > 0.0:
+            runs = runs or truth.commanded_w(bank.id) > 0 or truth.stuck_w(bank.id) > grain_w(bank) / 4
         on, since_ms = self._on.setdefault(key, (runs, None))
         if self._urgent(site, truth, bank, now_ms):
             self._urgent_ms[key] = now_ms
