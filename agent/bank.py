@@ -33,6 +33,8 @@ class Survey:
     source: Source = Source.DEVICES
     read_ms: int | None = None
     """When the oldest part of it was read."""
+    fell_ms: int | None = None
+    """When a device was last seen to have stopped."""
     hashrate_ghs: int | None = None
     inlet_mc: int | None = None
     """Exceeded by less than the bank's hot share of its devices: no single wrong sensor makes it."""
@@ -175,6 +177,7 @@ class _Sum:
         unreachable = never = 0
         power_w = unread_w = hashrate = available_w = standing_w = figures = hashing = 0
         oldest_ms: int | None = None
+        fell_ms: int | None = None
         inlets: list[int] = []
         chips: list[int] = []
         unknown_w = 0
@@ -183,6 +186,8 @@ class _Sum:
                 bank.dirty = True
             down = device.standing is Standing.DOWN or device.standing is Standing.TRIPPED
             standing_w += device.idle_w if down else device.rated_w
+            if device.fell_ms is not None and (fell_ms is None or device.fell_ms > fell_ms):
+                fell_ms = device.fell_ms
             reading = device.reading
             if reading is None or self._now_ms - device.read_ms > self._stale_ms:
                 if device.fails or reading is not None:
@@ -226,6 +231,7 @@ class _Sum:
             standing_w=standing_w,
             source=Source.DEVICES if known else Source.MODEL,
             read_ms=oldest_ms,
+            fell_ms=fell_ms,
             hashrate_ghs=hashrate if hashing else None,
             inlet_mc=self._hot(inlets),
             chip_mc=self._hot(chips),

@@ -27,6 +27,8 @@ LIAR_SHARE: Final = 0.3
 """A device that says it is stopped and draws this share of its rated power is not."""
 LIMIT_BAND_W: Final = 100
 """A power limit within this of the wanted one is left: firmware rounds to profiles."""
+LIMIT_EXCESS: Final = 1.2
+"""A device that draws this much above the limit it took does not keep it; its own figure is off by as much."""
 BREAK_AFTER: Final = 3
 """Failures in a row before a device is polled ever more rarely."""
 STOPPED_STAYS: Final = 4
@@ -41,6 +43,9 @@ _STANDING: Final = {
     DeviceState.TRIPPED: Standing.TRIPPED,
     DeviceState.UNKNOWN: Standing.DARK,
 }
+
+_RUNS: Final = frozenset({DeviceState.RUNNING, DeviceState.STARTING})
+_STANDS: Final = frozenset({DeviceState.STOPPED, DeviceState.TRIPPED})
 
 
 class Action(IntEnum):
@@ -72,6 +77,7 @@ class Device(Unit):
         "driver",
         "fails",
         "failure",
+        "fell_ms",
         "label",
         "limit_w",
         "next_poll_ms",
@@ -101,6 +107,8 @@ class Device(Unit):
         self.reading: MinerReading | None = None
         self.read_ms = 0
         self.failure: Failure | None = None
+        self.fell_ms: int | None = None
+        """When it was last seen to have stopped."""
         self.fails = 0
         self.next_poll_ms = 0
         self.poll_queued = False
@@ -123,6 +131,8 @@ class Device(Unit):
     def take(self, reading: MinerReading, now_ms: int, max_chip_mc: int | None, cool_chip_mc: int | None) -> bool:
         """Keep a reading. Whether the bank must be allocated anew: it stands otherwise than before."""
         before = (self.standing, self.hot)
+        if self.reading is not None and self.reading.state in _RUNS and reading.state in _STANDS:
+            self.fell_ms = now_ms
         self.reading = reading
         self.read_ms = now_ms
         self.failure = None
@@ -220,12 +230,22 @@ class Device(Unit):
         return reading.power_w > max(2 * self.idle_w, int(self.rated_w * LIAR_SHARE))
 
     def _limit_differs(self) -> bool:
-        stated_w = self.reading.power_limit_w if self.reading is not None else None
+        """Whether its power limit must be set (again).
+
+        What a device says its limit is speaks for it where it agrees; where it does not, power decides: some firmwares
+        state the limit on their nameplate, whatever was set.
+        """
+        reading, wanted_w = self.reading, self._settable_w()
+        stated_w = None if reading is None else reading.power_limit_w
         if self.target_w >= self.rated_w:
-            return self.limit_w is not None and (stated_w is None or stated_w < self._settable_w() - LIMIT_BAND_W)
-        if stated_w is None:
-            return self.limit_w != self.target_w
-        return abs(stated_w - self._settable_w()) > LIMIT_BAND_W
+            return self.limit_w is not None and (stated_w is None or stated_w < wanted_w - LIMIT_BAND_W)
+        if stated_w is not None and abs(stated_w - wanted_w) <= LIMIT_BAND_W:
+            self.limit_w = self.target_w
+            return False
+        if self.limit_w != self.target_w:
+            return True
+        power_w = None if reading is None else reading.power_w
+        return power_w is not None and power_w > wanted_w * LIMIT_EXCESS + LIMIT_BAND_W
 
     def _settable_w(self) -> int:
         """The target within what its firmware takes."""

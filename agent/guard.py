@@ -188,7 +188,7 @@ class _Climb:
         *,
         may_raise: list[bool],
     ) -> None:
-        self._plan, self._limits_w, self._now_ms = plan, limits_w, now_ms
+        self._plan, self._facts, self._limits_w, self._now_ms = plan, facts, limits_w, now_ms
         self.states = list(state.banks)
         self.may_raise = may_raise
         self.held_back: list[ReceiptReason | None] = [None] * len(self.states)
@@ -201,7 +201,8 @@ class _Climb:
 
     def settle(self, bank: int, target_w: int, chance: float) -> None:
         """Move one bank towards its target: down at once, up as far as it may."""
-        state, limits = self.states[bank], self._plan.banks[bank]
+        limits = self._plan.banks[bank]
+        state = self.states[bank] = _as_seen(self.states[bank], self._facts.banks[bank].fell_ms)
         level_w, ramp_ms, start_ms = state.level_w, None, None
         if target_w < level_w:
             self.lowered = True
@@ -250,6 +251,13 @@ class _Climb:
                 feeder, bank, self._occupied[bank]
             )
         self._occupied[bank] = occupied_w
+
+
+def _as_seen(bank: BankState, fell_ms: int | None) -> BankState:
+    """A bank that is off is so since its last device was seen to stop: one that came back late counts."""
+    if bank.on or fell_ms is None or fell_ms <= bank.since_ms:
+        return bank
+    return replace(bank, since_ms=fell_ms)
 
 
 def _occupied(bank: BankState, floor_w: int, upper_w: int | None) -> int:

@@ -79,6 +79,8 @@ class BankFacts:
     """The most it may draw now: metered, or all devices' own figures with those unread at their rated power."""
     standing_w: int | None = None
     """What it takes, by the figures that plans are made with, where everything stays as it is."""
+    fell_ms: int | None = None
+    """When a device of it was last seen to have stopped."""
     inlet_mc: int | None = None
     chip_mc: int | None = None
     quiet: bool = False

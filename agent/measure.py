@@ -162,7 +162,15 @@ class Measurer:
         upper_w = bank.power.upper_w
         if bank.power.source is not Source.METER and (upper_w is not None or bank.unread_w is not None):
             upper_w = _read_w(bank.survey) + bank.counted_unread_w
-        return BankFacts(upper_w=upper_w, inlet_mc=bank.inlet_mc, chip_mc=bank.survey.chip_mc, quiet=bank.survey.quiet)
+        survey = bank.survey
+        return BankFacts(
+            upper_w=upper_w,
+            standing_w=survey.standing_w,
+            fell_ms=survey.fell_ms,
+            inlet_mc=bank.inlet_mc,
+            chip_mc=survey.chip_mc,
+            quiet=survey.quiet,
+        )
 
     def _watch_for_frozen(self, surveys: Sequence[Survey], now_ms: int) -> None:
         """Tell each meter what the devices behind it claim."""

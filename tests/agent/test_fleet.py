@@ -9,7 +9,7 @@ from random import Random
 
 from agent.allocate import STOP, Standing
 from agent.contain import Containment
-from agent.device import Answer, Device
+from agent.device import Action, Answer, Device
 from agent.drivers.base import Applied, DeviceState, Failure, MinerReading, Outcome, Refused, Unreachable
 from agent.fleet import BankRules, Fleet, FleetBounds
 from sim.clock import LoopClock
@@ -299,3 +299,38 @@ def test_a_hot_chip_stops_its_device_until_it_has_cooled() -> None:
     for chip_mc, hot in ((94_000, False), (95_000, True), (91_000, True), (90_000, False)):
         device.take(MinerReading(state=DeviceState.RUNNING, chip_temp_mc=chip_mc), 1_000, 95_000, 90_000)
         assert device.hot is hot
+
+
+class Limited(Asic):
+    """One whose power can be set."""
+
+    power_range_w = (1_500, 3_000)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits: list[int] = []
+
+    async def set_power_w(self, power_w: int) -> Outcome:
+        self.limits.append(power_w)
+        return Applied()
+
+
+def limited(power_w: int | None, stated_w: int | None, *, target_w: int = 2_000, set_w: int | None = 2_000) -> Device:
+    device = Device("a/1", 0, Limited(), 3_000, 20)
+    device.limit_w = set_w
+    device.aim(target_w)
+    device.take(MinerReading(state=DeviceState.RUNNING, power_w=power_w, power_limit_w=stated_w), 1_000, None, None)
+    return device
+
+
+def test_a_limit_is_set_again_only_where_power_says_that_it_does_not_hold() -> None:
+    assert limited(2_900, 3_000, set_w=None).need() is Action.LIMIT
+    assert limited(2_050, 3_000).need() is None, "it states its nameplate, and keeps the limit"
+    assert limited(2_900, 3_000).need() is Action.LIMIT, "it said yes and did nothing"
+    assert limited(None, None).need() is None
+    assert limited(2_900, 2_050, set_w=None).need() is None, "after a restart: it already has the limit"
+
+
+def test_a_limit_of_ours_is_lifted_and_one_of_others_is_left() -> None:
+    assert limited(2_000, 2_000, target_w=3_000).need() is Action.LIMIT
+    assert limited(2_000, 2_000, target_w=3_000, set_w=None).need() is None

@@ -247,6 +247,16 @@ def test_a_bank_stays_down_its_minimum_time() -> None:
     assert held(site.step(1))[A] == 1_000
 
 
+def test_the_minimum_time_counts_from_when_the_last_device_was_seen_to_stop() -> None:
+    site = Site(plan(a={"min_down_ms": 20_000}))
+    site.tell(a=1_000)
+    site.see(A, fell_ms=site.at + 30_000)
+    site.tell(a=0)
+    site.step(30_000)
+    assert held(site.tell(a=1_000))[A] == 0, "a straggler stopped only now"
+    assert held(site.step(20_000))[A] == 1_000
+
+
 def test_a_fall_is_never_delayed_by_dwell() -> None:
     site = Site(plan(a={"min_down_ms": 10**6}))
     site.tell(a=1_000)

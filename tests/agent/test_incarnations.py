@@ -166,6 +166,26 @@ def test_a_first_start_on_a_running_site_stops_nothing_until_the_handover_is_ove
     told(story)
 
 
+def test_a_first_start_on_a_standing_site_takes_it_as_standing() -> None:
+    """Nothing was on, so its return is an ordinary start with dwell and stagger."""
+
+    async def story(world: World) -> None:
+        for machine in world.plant.machines("hall-a"):
+            machine.sleep()
+        await world.end_agent()
+        await asyncio.sleep(20)
+        agent = world.start_agent()
+        await world.until(lambda: world.hand.reports[-1].boot == agent.boot)
+        bank = world.hand.reports[-1].banks[0]
+        assert (bank.on, bank.setpoint_w) == (False, 20 * 25)
+        world.hand.tell(FULL, valid_for_ms=600_000)
+        await asyncio.sleep(50)
+        assert world.power_w("hall-a") < 2_000
+        await world.until(lambda: world.power_w("hall-a") > 50_000, 200)
+
+    told(story, rules=Rules(min_down_ms=60_000, fail_safe_w={"hall-a": 0, "hall-b": 0}))
+
+
 # twins
 
 
