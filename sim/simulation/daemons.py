@@ -57,7 +57,7 @@ class AgentProcess:
         self.clock = LoopClock(self._recorder_epoch_ms(), mono_origin_ms=self._rng.randrange(10**9))
         self._broker.heal(self.link)
         bus = _Dropping(self._broker.bus(self.link), self._rng, lambda: self.report_loss)
-        agent = _Mortal(
+        agent = SiteAgent(
             self.config(),
             bus=TapBus(bus, self._recorder, f"{self.name}/{self.starts}", site=self.name),
             clock=self.clock,
@@ -83,8 +83,7 @@ class AgentProcess:
         if agent is None or run is None:
             return
         self._broker.cut(self.link)
-        assert isinstance(agent, _Mortal)  # noqa: S101  it is made here
-        agent.killed = True
+        agent.die()
         self.agent = self._run = None
         await self._tear_down(agent)
         run.cancel()
@@ -184,24 +183,6 @@ def controller_config(scene: Scene) -> ControllerConfig:
             "params": dict(scene.params),
         }
     )
-
-
-class _Mortal(SiteAgent):
-    """An agent that can die without a clean end."""
-
-    killed = False
-
-    async def _end(self) -> None:
-        if not self.killed:
-            await super()._end()
-
-    def _save_state(self) -> None:
-        if not self.killed:
-            super()._save_state()
-
-    def _save_memory(self) -> None:
-        if not self.killed:
-            super()._save_memory()
 
 
 class _MortalJournal:
