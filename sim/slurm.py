@@ -16,17 +16,19 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 
-PACKAGES: Final = (
-    "slurmctld slurmd slurm-client slurmrestd slurm-wlm-basic-plugins slurm-wlm-jwt-plugin munge"  # Debian's names
-)
-_PROGRAMS: Final = ("munged", "slurmctld", "slurmd", "slurmrestd", "sbatch", "scontrol", "setpriv")
+PACKAGES: Final = "slurmctld slurmd slurm-client slurmrestd slurm-wlm-basic-plugins slurm-wlm-jwt-plugin munge"
+VERSION: Final = "22.05."
+"""Debian 12's. Later ones serve other versions of the API, and differ in what a signal reaches."""
+_PROGRAMS: Final = ("munged", "slurmctld", "slurmd", "slurmrestd", "sbatch", "scancel", "scontrol", "setpriv")
 _PATH: Final = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"))
 _HOST: Final = "127.0.0.1"
 _NOBODY: Final = 65_534
@@ -81,7 +83,22 @@ def missing_for_slurm() -> str | None:
     missing = [program for program in _PROGRAMS if shutil.which(program, path=_PATH) is None]
     if missing:
         return f"not on this machine: {', '.join(missing)} (packages {PACKAGES})"
-    return "not root, which munged and slurmd need here" if os.geteuid() != 0 else None
+    if os.geteuid() != 0:
+        return "not root, which munged and slurmd need here"
+    version = slurm_version()
+    return None if version.startswith(VERSION) else f"Slurm {version or 'of no version'} is here, {VERSION} is needed"
+
+
+@cache
+def slurm_version() -> str:
+    """Of the slurmrestd that is installed; "" where it does not say."""
+    program = shutil.which("slurmrestd", path=_PATH)
+    if program is None:
+        return ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run([program, "-V"], capture_output=True, timeout=_CLIENT_S, text=True, check=False)  # noqa: S603  found on PATH
+        return said.stdout.strip().rpartition(" ")[2]
+    return ""
 
 
 class SlurmCluster:
