@@ -1,7 +1,7 @@
 """The dual side: what each limit is worth. Deflected Polyak subgradient on the prices of rows and of remaining work.
 
-For given prices the problem falls apart into one dynamic program a unit; their values plus the priced capacity bound every
-plan from above. The prices of the last minute, shifted in time, are where the next minute begins.
+For given prices the problem falls apart into one dynamic program a unit; their values plus the priced capacity bound
+every plan from above. The prices of the last minute, shifted in time, are where the next minute begins.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from controller.engine.optimiser.jit import kernel
 from controller.engine.optimiser.layout import F8, LEVELS, OFF, RUN, U1, Duals, Problem
-from controller.engine.optimiser.unit import Scratch, charge, plan_unit, rewards, work_rate
+from controller.engine.optimiser.unit import Scratch, along, charge, plan_unit, rewards
 
 DEFLECT: Final = 0.6
 """Share of the last direction kept in the next."""
@@ -61,6 +61,8 @@ def descend(p: Problem, site: int, duals: Duals, d: Descent, iterations: int, s:
     """
     row0, row1 = p.sites.row_from[site], p.sites.row_from[site + 1]
     first, last = p.sites.unit_from[site], p.sites.unit_from[site + 1]
+    if iterations <= 0:
+        return
     for turn in range(iterations):
         price_out(p, site, duals, d, s, power, phase)
         if d.value[site] < d.bound[site] - 1e-9:
@@ -117,9 +119,10 @@ def respond(p: Problem, site: int, unit: int, duals: Duals, d: Descent, s: Scrat
             value -= p.grid.hours[t] * s.price[t] * idle
     if batch:
         done = 0.0
+        mw, rate = u.level_mw[unit], u.level_rate[unit]
         for t in range(len(phase)):
             if phase[t] == RUN:
-                done += p.grid.hours[t] * work_rate(p, unit, s.mw[t])
+                done += p.grid.hours[t] * along(mw, rate, s.mw[t])
         d.done[unit] = done
         value += duals.job[unit] * u.work_h[unit] - u.miss_usd[unit]
     return value
@@ -165,4 +168,4 @@ def move(p: Problem, site: int, duals: Duals, d: Descent) -> bool:
 def _metric(p: Problem, unit: int) -> float:
     """How far a job's work price moves per hour of overwork: as a row of the job's own power would."""
     mw = p.units.level_mw[unit, LEVELS - 1]
-    return mw * mw / max(p.units.work_h[unit], 0.25)
+    return float(mw * mw / max(p.units.work_h[unit], 0.25))

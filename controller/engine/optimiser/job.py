@@ -1,8 +1,8 @@
 """A batch job against fixed neighbours: when it runs, and how hard, so that its work is done and no more than done.
 
-The work is priced: a low price runs too much, a high one too little, and a bisection closes in on it. As a path can jump
-from too much to none, every path met is settled: its levels are chosen to hit the work exactly, its run ends moved while
-that earns more.
+The work is priced: a low price runs too much, a high one too little, and a bisection closes in on it. As a path can
+jump from too much to none, every path met is settled: its levels are chosen to hit the work exactly, its run ends
+moved while that earns more.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from controller.engine.optimiser.layout import BOOT, F8, LEVELS, OFF, RUN, U1, P
 from controller.engine.optimiser.unit import Scratch, plan_unit
 
 BISECTIONS: Final = 12
-LEVELLING: Final = 24
-MOVES: Final = 24
-"""Run ends moved in one settlement, at most."""
+LEVELLING: Final = 10
+TRIES: Final = 3
+"""How many run ends are tried before a turn ends in vain."""
 
 
 class Offer(NamedTuple):
@@ -36,6 +36,13 @@ class Offer(NamedTuple):
     """(T,) and the best one so far."""
     phase: U1
     best_phase: U1
+    much: U1
+    less: U1
+    """(T,) the last paths met that do more than the work, and no more."""
+    promise: F8
+    """(T,) what moving a run end by this step may gain."""
+    price: F8
+    """(1,) USD per hour of work in the path last settled."""
 
 
 @kernel
@@ -44,56 +51,56 @@ def offer(steps: int) -> Offer:
     return Offer(
         np.empty((LEVELS, steps)), np.empty((LEVELS, steps)), np.empty((LEVELS, steps)), np.empty(steps),
         np.empty(steps), np.empty(steps, np.uint8), np.empty(steps, np.uint8),
+        np.empty(steps, np.uint8), np.empty(steps, np.uint8), np.empty(steps), np.zeros(1),
     )  # fmt: skip
 
 
 @kernel
-def plan_job(p: Problem, unit: int, o: Offer, s: Scratch, power: F8, phase: U1) -> float:
+def plan_job(p: Problem, unit: int, o: Offer, s: Scratch, turns: int, power: F8, phase: U1) -> float:
     """Plan a job on the offer in `o` (`s.loss`, `s.shut` set): fills power and phase, those in being its present plan.
 
-    Returns its value over being off, work earned up to `work_h`. Never worse than the pattern it came with.
+    Returns its value over being off, work earned up to `work_h`. At most `turns` run ends are moved. Never worse than
+    the pattern it came with.
     """
-    work_usd = p.units.work_usd[unit]
     o.best_phase[:] = phase
     best = _settle(p, unit, o, s, o.best_phase, o.best_power) if allowed(p, unit, s, phase) else -np.inf
-    low, high, price = 0.0, work_usd, 0.0
-    for turn in range(BISECTIONS):
-        _price(p, unit, o, s, work_usd - price)
+    work_usd = p.units.work_usd[unit]
+    low, high, price = 0.0, -1.0, 0.0
+    for _ in range(BISECTIONS):
+        _price(o, s, work_usd - price)
         plan_unit(p, unit, s, o.phase)
-        done = 0.0
-        for t in range(len(phase)):
-            done += o.work[_level(o, t, work_usd - price), t] if o.phase[t] == RUN else 0.0
-        value = _improve(p, unit, o, s)
-        if value > best + 1e-9:
-            best = value
-            o.best_phase[:] = o.phase
-            o.best_power[:] = o.power
-        if done > p.units.work_h[unit]:
+        if _done(o.usd, o.work, o.phase, work_usd - price) > p.units.work_h[unit]:
             low = price
-        elif turn == 0:
-            break
+            o.much[:] = o.phase
         else:
             high = price
-        price = 0.5 * (low + high)
+            o.less[:] = o.phase
+            if price <= 0.0:
+                break
+        price = 0.5 * (low + (high if high >= 0.0 else work_usd))
+    if high >= 0.0:
+        best = _improve(p, unit, o, s, turns, o.less, best)
+    if high != 0.0:
+        best = _improve(p, unit, o, s, turns, o.much, best)
     phase[:] = o.best_phase
     power[:] = o.best_power
     return best
 
 
 @kernel
-def _price(p: Problem, unit: int, o: Offer, s: Scratch, work_usd: float) -> None:
+def _price(o: Offer, s: Scratch, work_usd: float) -> None:
     """The rewards of every step where an hour of work is worth `work_usd`."""
     for t in range(len(s.gain)):
-        level = _level(o, t, work_usd)
+        level = _level(o.usd, o.work, t, work_usd)
         s.mw[t] = o.mw[level, t]
         s.gain[t] = o.usd[level, t] + work_usd * o.work[level, t]
 
 
 @kernel
-def _level(o: Offer, t: int, work_usd: float) -> int:
+def _level(usd: F8, work: F8, t: int, work_usd: float) -> int:
     best = 0
     for level in range(1, LEVELS):
-        if o.usd[level, t] + work_usd * o.work[level, t] > o.usd[best, t] + work_usd * o.work[best, t]:
+        if usd[level, t] + work_usd * work[level, t] > usd[best, t] + work_usd * work[best, t]:
             best = level
     return best
 
@@ -104,16 +111,17 @@ def _settle(p: Problem, unit: int, o: Offer, s: Scratch, phase: U1, power: F8) -
     full = p.units.work_usd[unit]
     work = p.units.work_h[unit]
     low, high = 0.0, full
-    if _done(o, phase, full) > work:
+    if _done(o.usd, o.work, phase, full) > work:
         for _ in range(LEVELLING):
             price = 0.5 * (low + high)
-            if _done(o, phase, full - price) > work:
+            if _done(o.usd, o.work, phase, full - price) > work:
                 low = price
             else:
                 high = price
     else:
         high = 0.0
-    over = _done(o, phase, full - low) - work
+    o.price[0] = 0.5 * (low + high)
+    over = _done(o.usd, o.work, phase, full - low) - work
     value = -p.units.start_usd[unit] * _starts(p, unit, phase)
     done = 0.0
     for t in range(len(phase)):
@@ -123,22 +131,23 @@ def _settle(p: Problem, unit: int, o: Offer, s: Scratch, phase: U1, power: F8) -
             value += s.loss[t]
         if phase[t] != RUN:
             continue
-        hard, soft = _level(o, t, full - low), _level(o, t, full - high)
+        hard, soft = _level(o.usd, o.work, t, full - low), _level(o.usd, o.work, t, full - high)
         less = o.work[hard, t] - o.work[soft, t]
         share = 0.0 if less <= 0.0 or over <= 0.0 else min(1.0, over / less)
         over -= share * less
         power[t] = o.mw[hard, t] + share * (o.mw[soft, t] - o.mw[hard, t])
         value += o.usd[hard, t] + share * (o.usd[soft, t] - o.usd[hard, t])
         done += o.work[hard, t] - share * less
-    return value + full * min(work, done)
+    return float(value + full * min(work, done))
 
 
 @kernel
-def _done(o: Offer, phase: U1, work_usd: float) -> float:
+def _done(usd: F8, work: F8, phase: U1, work_usd: float) -> float:
+    """Hours of work a path does at each step's best level."""
     done = 0.0
     for t in range(len(phase)):
         if phase[t] == RUN:
-            done += o.work[_level(o, t, work_usd), t]
+            done += work[_level(usd, work, t, work_usd), t]
     return done
 
 
@@ -153,27 +162,47 @@ def _starts(p: Problem, unit: int, phase: U1) -> int:
 
 
 @kernel
-def _improve(p: Problem, unit: int, o: Offer, s: Scratch) -> float:
-    """Settle the path in `o.phase`, then shorten or lengthen its runs by a step while that earns more."""
-    steps = len(o.phase)
+def _improve(p: Problem, unit: int, o: Offer, s: Scratch, turns: int, path: U1, best: float) -> float:
+    """Settle a path, then shorten or lengthen its runs by a step while that earns more; keeps it if it beats `best`.
+
+    At each turn the step that promises most at the price of work is tried, then the next, `TRIES` at most.
+    """
+    o.phase[:] = path
     value = _settle(p, unit, o, s, o.phase, o.power)
-    for _ in range(MOVES):
-        best, at = value + 1e-9, -1
-        for t in range(p.moves.locked[unit], steps):
-            if not _edge(o.phase, t):
-                continue
+    for _ in range(turns):
+        _promise(p, unit, o)
+        moved = False
+        for _ in range(TRIES):
+            t = int(np.argmax(o.promise))
+            if o.promise[t] == -np.inf:
+                break
+            o.promise[t] = -np.inf
             was = o.phase[t]
             o.phase[t] = OFF if was == RUN else RUN
             if allowed(p, unit, s, o.phase):
                 other = _settle(p, unit, o, s, o.phase, o.power)
-                if other > best:
-                    best, at = other, t
+                if other > value + 1e-9:
+                    value, moved = other, True
+                    break
             o.phase[t] = was
-        if at < 0:
+        if not moved:
             break
-        value = best
-        o.phase[at] = OFF if o.phase[at] == RUN else RUN
-    return _settle(p, unit, o, s, o.phase, o.power)
+    if value <= best + 1e-9:
+        return best
+    o.best_phase[:] = o.phase
+    return _settle(p, unit, o, s, o.phase, o.best_power)
+
+
+@kernel
+def _promise(p: Problem, unit: int, o: Offer) -> None:
+    """Fill `o.promise`: what a run end moved by each step gains at the price of work last settled."""
+    work_usd = p.units.work_usd[unit] - o.price[0]
+    for t in range(len(o.phase)):
+        o.promise[t] = -np.inf
+        if t >= p.moves.locked[unit] and _edge(o.phase, t):
+            level = _level(o.usd, o.work, t, work_usd)
+            gain = o.usd[level, t] + work_usd * o.work[level, t]
+            o.promise[t] = -gain if o.phase[t] == RUN else gain
 
 
 @kernel

@@ -1,9 +1,9 @@
 """The dispatch problem as typed records of arrays, every site of a fleet packed one behind the other.
 
 Units inside the optimiser: MW, hours, USD. One `Grid` of `T` uneven steps is shared by all sites. Sites own contiguous
-ranges of units and rows (`unit_from[s]:unit_from[s+1]`). A unit is a hash bank, an elastic or a batch HPC job, or a site's
-firm load; a row is one limit on a sum of powers: the main meter, an obligation, a feeder, a hall's cooling, the nodes of a
-partition, or a reserve award.
+ranges of units and rows (`unit_from[s]:unit_from[s+1]`). A unit is a hash bank, an elastic or a batch HPC job, or a
+site's firm load; a row is one limit on a sum of powers: the main meter, an obligation, a feeder, a hall's cooling,
+the nodes of a partition, or a reserve award.
 """
 
 from __future__ import annotations
@@ -80,14 +80,16 @@ class Units(NamedTuple):
     weight: F8
     """As `rows`: what one MW of the unit takes of that row. Negative in a reserve award's row: running units arm it."""
     on_weight: F8
-    """As `rows`: what the unit takes of that row whenever it is on: a job's nodes, or its idle power in an award's row."""
+    """As `rows`: what the unit takes of that row whenever it is on, whatever its power: a job's nodes."""
 
 
 class Rows(NamedTuple):
     """R limits."""
 
     cap: F8
-    """(R, T) what the units may take together, all that is no unit already off. `NO_LIMIT_MW` where none."""
+    """(R, T) what the units may take together, all that is no unit already off. `NO_LIMIT_MW` where none.
+
+    An award's row has minus the awarded MW, less what its units draw when idle: that much cannot be shed."""
     penalty: F8
     """(R,) USD/MWh of exceeding it where nothing else is left; orders the limits by priority."""
 

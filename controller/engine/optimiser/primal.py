@@ -1,30 +1,35 @@
 """The primal side: a plan that fits. Which units run is decided by programs, how hard they run by merit order.
 
-First every unit is placed, jobs before banks and the worthiest first, by its own program on the dual prices within the room
-the others leave. Then sweeps re-plan one unit at a time on what each step is really worth with it and without it, all others
-re-levelled by merit order. No sweep makes the plan worse.
+First every unit is placed, jobs before banks and the worthiest first, by its own program on the dual prices within
+the room the others leave. Then sweeps re-plan one unit at a time on what each step is really worth with it and
+without it, all others re-levelled by merit order. No sweep makes the plan worse.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from controller.engine.optimiser.jit import kernel
-from controller.engine.optimiser.job import Offer, offer, plan_job
+from controller.engine.optimiser.job import Offer, allowed, offer, plan_job
 from controller.engine.optimiser.layout import BOOT, F8, I4, LEVELS, OFF, RUN, U1, Duals, Problem
-from controller.engine.optimiser.merit import Merit, base_mw, fill, lay, merit_order, put
-from controller.engine.optimiser.unit import (
-    Scratch,
-    charge,
-    earns,
-    plan_unit,
-    rewards,
-    rewards_within,
-    scratch,
-    work_rate,
-)
+from controller.engine.optimiser.merit import Merit, fill, lay, make_room, merit_order, put
+from controller.engine.optimiser.unit import Scratch, along, charge, plan_unit, rewards, rewards_within, scratch
+
+PLACE_TURNS: Final = 2
+SWEEP_TURNS: Final = 16
+"""Run ends of a job moved at most, while placing and while sweeping."""
+
+
+class Before(NamedTuple):
+    """The last plan, to carry on from; with no steps, none."""
+
+    step: I4
+    """(T,) which of its steps each step now falls in."""
+    power: F8
+    phase: U1
+    """(N, T)"""
 
 
 class Desk(NamedTuple):
@@ -38,14 +43,22 @@ class Desk(NamedTuple):
     """(r, T) what the placed units take of each row."""
     no_price: F8
     """(R, T) zeros."""
+    power: F8
+    phase: U1
+    """(T,) the unit in hand as it was."""
+    fits: U1
+    """(T,) where it displaces none."""
 
 
 @kernel
-def desk(p: Problem, site: int) -> Desk:
+def desk(p: Problem, site: int, no_price: F8) -> Desk:
     """A cleared desk for one site."""
     steps = len(p.grid.hours)
     rows = p.sites.row_from[site + 1] - p.sites.row_from[site]
-    return Desk(scratch(steps), offer(steps), by_worth(p, site), np.zeros((rows, steps)), np.zeros(p.rows.cap.shape))
+    return Desk(
+        scratch(steps), offer(steps), by_worth(p, site), np.zeros((rows, steps)), no_price, np.empty(steps),
+        np.empty(steps, np.uint8), np.empty(steps, np.uint8),
+    )  # fmt: skip
 
 
 @kernel
@@ -58,7 +71,8 @@ def by_worth(p: Problem, site: int) -> I4:
         batch = u.work_h[n] < np.inf
         earned = u.work_usd[n] if batch else u.level_usd_h[n, LEVELS - 1]
         key[n - first] = -earned / max(u.level_mw[n, LEVELS - 1] * u.meter_share[n], 1e-9) - (1e12 if batch else 0.0)
-    return (first + np.argsort(key, kind="mergesort")).astype(np.int32)
+    order: I4 = (first + np.argsort(key, kind="mergesort")).astype(np.int32)
+    return order
 
 
 @kernel
@@ -71,11 +85,48 @@ def place(p: Problem, site: int, row_price: F8, k: Desk, power: F8, phase: U1) -
         rewards_within(p, unit, 0.0, k.s)
         if p.units.work_h[unit] < np.inf:
             _offer_within(p, unit, k.s, k.o)
-            plan_job(p, unit, k.o, k.s, power[unit], phase[unit])
+            plan_job(p, unit, k.o, k.s, PLACE_TURNS, power[unit], phase[unit])
         else:
             plan_unit(p, unit, k.s, phase[unit])
+            idle_mw, least = p.units.idle_mw[unit], p.units.level_mw[unit, 0]
             for t in range(len(p.grid.hours)):
-                power[unit, t] = k.s.mw[t] if phase[unit, t] == RUN else base_mw(p, unit, phase[unit, t], 0.0)
+                off_mw = idle_mw if phase[unit, t] == OFF else least
+                power[unit, t] = k.s.mw[t] if phase[unit, t] == RUN else off_mw
+        _load(p, site, unit, power[unit], phase[unit], k.load, 1.0)
+
+
+@kernel
+def begin(p: Problem, site: int, duals: Duals, before: Before, k: Desk, power: F8, phase: U1) -> None:
+    """A first plan: the last one carried on where there is one, else placed at the prices; then once more within
+    room."""
+    stand_down(p, site, k, power, phase)
+    if len(before.step) == 0:
+        place(p, site, duals.row, k, power, phase)
+    else:
+        carry_on(p, site, before, k, power, phase)
+    place(p, site, k.no_price, k, power, phase)
+
+
+@kernel
+def carry_on(p: Problem, site: int, before: Before, k: Desk, power: F8, phase: U1) -> None:
+    """Take each unit's path from the last plan where the unit may still run it and its rows have room for it."""
+    for unit in k.order:
+        for t in range(len(before.step)):
+            k.phase[t] = before.phase[unit, before.step[t]]
+            k.power[t] = before.power[unit, before.step[t]]
+        if p.units.on[unit] == 1:
+            k.phase[: p.moves.booted[unit]] = BOOT
+        _load(p, site, unit, power[unit], phase[unit], k.load, -1.0)
+        _room(p, site, unit, k.load, k.s.limit)
+        charge(p, site, unit, k.no_price, k.s)
+        rewards_within(p, unit, 0.0, k.s)
+        if allowed(p, unit, k.s, k.phase):
+            phase[unit] = k.phase
+            for t in range(len(k.power)):
+                most = max(p.units.level_mw[unit, 0], k.s.limit[t])
+                power[unit, t] = min(k.power[t], most) if k.phase[t] == RUN else power[unit, t]
+                if k.phase[t] != RUN:
+                    power[unit, t] = p.units.idle_mw[unit] if k.phase[t] == OFF else p.units.level_mw[unit, 0]
         _load(p, site, unit, power[unit], phase[unit], k.load, 1.0)
 
 
@@ -84,12 +135,17 @@ def stand_down(p: Problem, site: int, k: Desk, power: F8, phase: U1) -> None:
     """The emptiest plan: every unit off but for its dwell."""
     k.load[:] = 0.0
     for unit in range(p.sites.unit_from[site], p.sites.unit_from[site + 1]):
-        for t in range(len(p.grid.hours)):
-            phase[unit, t] = OFF
-            if p.units.on[unit] == 1 and t < p.moves.locked[unit]:
-                phase[unit, t] = BOOT if t < p.moves.booted[unit] else RUN
-            power[unit, t] = p.units.idle_mw[unit] if phase[unit, t] == OFF else p.units.level_mw[unit, 0]
+        idle(p, unit, power[unit], phase[unit])
         _load(p, site, unit, power[unit], phase[unit], k.load, 1.0)
+
+
+@kernel
+def idle(p: Problem, unit: int, power: F8, phase: U1) -> None:
+    """The unit off as soon as its dwell allows."""
+    locked = p.moves.locked[unit] if p.units.on[unit] == 1 else 0
+    for t in range(len(phase)):
+        phase[t] = OFF if t >= locked else (BOOT if t < p.moves.booted[unit] else RUN)
+        power[t] = p.units.idle_mw[unit] if phase[t] == OFF else p.units.level_mw[unit, 0]
 
 
 @kernel
@@ -122,22 +178,34 @@ def _room(p: Problem, site: int, unit: int, load: F8, limit: F8) -> None:
 @kernel
 def _offer_within(p: Problem, unit: int, s: Scratch, o: Offer) -> None:
     """A job's levels at the prices in `s`, each cut to the room in `s.limit`."""
-    u = p.units
+    hours, idle_mw, least = p.grid.hours, p.units.idle_mw[unit], p.units.level_mw[unit, 0]
+    mws, rates = p.units.level_mw[unit], p.units.level_rate[unit]
     for level in range(LEVELS):
-        for t in range(len(p.grid.hours)):
-            mw = max(u.level_mw[unit, 0], min(u.level_mw[unit, level], s.limit[t]))
+        full, rate = mws[level], rates[level]
+        for t in range(len(hours)):
+            mw = full
+            o.work[level, t] = hours[t] * rate
+            if s.limit[t] < full:
+                mw = max(least, s.limit[t])
+                o.work[level, t] = hours[t] * along(mws, rates, mw)
             o.mw[level, t] = mw
-            o.usd[level, t] = p.grid.hours[t] * (s.price[t] * (u.idle_mw[unit] - mw) - s.on_price[t])
-            o.work[level, t] = p.grid.hours[t] * work_rate(p, unit, mw)
+            o.usd[level, t] = hours[t] * (s.price[t] * (idle_mw - mw) - s.on_price[t])
 
 
 @kernel
-def sweep(p: Problem, site: int, m: Merit, ask: F8, k: Desk, power: F8, phase: U1) -> bool:
-    """Re-plan every unit once on the exact worth of each step, the others re-levelled; whether anything changed."""
+def sweep(p: Problem, site: int, m: Merit, ask: F8, k: Desk, jobs: bool, last: int, power: F8, phase: U1) -> bool:
+    """Re-plan every unit once on the exact worth of each step, the others re-levelled; whether anything changed.
+
+    What earns least gives way first; `last` (-1 for none) comes after all others. Batch jobs, which cost most to
+    re-plan, only with `jobs`.
+    """
     changed = False
-    for place_ in range(len(k.order)):
-        unit = k.order[len(k.order) - 1 - place_]
-        changed = _replan(p, site, unit, m, ask, k, power, phase) or changed
+    for i in range(len(k.order)):
+        unit = k.order[len(k.order) - 1 - i]
+        if unit != last and (jobs or p.units.work_h[unit] == np.inf):
+            changed = _replan(p, site, unit, m, ask, k, power, phase) or changed
+    if last >= 0:
+        changed = _replan(p, site, last, m, ask, k, power, phase) or changed
     return changed
 
 
@@ -145,55 +213,68 @@ def sweep(p: Problem, site: int, m: Merit, ask: F8, k: Desk, power: F8, phase: U
 def _replan(p: Problem, site: int, unit: int, m: Merit, ask: F8, k: Desk, power: F8, phase: U1) -> bool:
     steps = len(p.grid.hours)
     batch = p.units.work_h[unit] < np.inf
-    before, before_mw = phase[unit].copy(), power[unit].copy()
-    _ask(p, site, unit, before, ask, -1.0)
-    for t in range(steps):
-        put(p, site, t, m, unit, before[t], before_mw[t], -1.0)
+    k.phase[:] = phase[unit]
+    k.power[:] = power[unit]
+    _ask(p, site, unit, k.phase, ask, -1.0)
+    put(p, site, m, unit, k.phase, k.power, -1.0)
+    _fits(p, site, unit, ask, k.fits)
     charge(p, site, unit, k.no_price, k.s)
     rewards(p, unit, 0.0, k.s)
     if batch:
-        _offer_marginal(p, site, unit, m, ask, k, phase)
-        plan_job(p, unit, k.o, k.s, power[unit], phase[unit])
+        k.s.limit[:] = np.inf
+        _offer_within(p, unit, k.s, k.o)
+        _marginal(p, site, unit, m, k, True)
+        plan_job(p, unit, k.o, k.s, SWEEP_TURNS, power[unit], phase[unit])
     else:
-        _marginal(p, site, unit, m, ask, k.s, phase)
+        _marginal(p, site, unit, m, k, False)
         plan_unit(p, unit, k.s, phase[unit])
+    put(p, site, m, unit, phase[unit], power[unit], 1.0)
+    _ask(p, site, unit, phase[unit], ask, 1.0)
     changed = False
     for t in range(steps):
-        put(p, site, t, m, unit, phase[unit, t], power[unit, t], 1.0)
-        if phase[unit, t] != before[t] or (batch and abs(power[unit, t] - before_mw[t]) > 1e-9):
-            m.value[t] = fill(p, site, t, m, phase, -1, OFF, 0.0)
+        if phase[unit, t] != k.phase[t] or (batch and abs(power[unit, t] - k.power[t]) > 1e-9):
+            m.value[t] = fill(m, t, -1, OFF, 0.0, 0.0)
             changed = True
-    _ask(p, site, unit, phase[unit], ask, 1.0)
     return changed
 
 
 @kernel
-def _marginal(p: Problem, site: int, unit: int, m: Merit, ask: F8, s: Scratch, phase: U1) -> None:
-    """Where the unit would displace another, replace its rewards by the step with it less the step without it."""
-    for t in range(len(p.grid.hours)):
-        if p.units.open[unit, t] == 0 or _fits(p, site, unit, t, ask):
+def _marginal(p: Problem, site: int, unit: int, m: Merit, k: Desk, batch: bool) -> None:
+    """Where the unit would displace another, replace its rewards by the step with it less the step without it.
+
+    A batch job's are replaced level by level, in its offer. The unit must be out of the steps' base.
+    """
+    u = p.units
+    n = unit - p.sites.unit_from[site]
+    idle_mw, least, usd_h, share = u.idle_mw[unit], u.level_mw[unit, 0], u.level_usd_h[unit, 0], u.meter_share[unit]
+    boots = p.moves.boot[unit] >= 0 or p.moves.booted[unit] > 0
+    mws = u.level_mw[unit]
+    for t in range(len(k.fits)):
+        if k.fits[t] == 1:
             continue
-        state = phase[unit, t]
-        off = m.value[t] if state == OFF else fill(p, site, t, m, phase, unit, OFF, 0.0)
-        s.gain[t] = (m.value[t] if state == RUN else fill(p, site, t, m, phase, unit, RUN, 0.0)) - off
-        if p.moves.boot[unit] >= 0:
-            s.loss[t] = (m.value[t] if state == BOOT else fill(p, site, t, m, phase, unit, BOOT, 0.0)) - off
+        state, bare = k.phase[t], -m.price[t] * share
+        make_room(m, t)
+        off = m.value[t] if state == OFF else fill(m, t, n, OFF, idle_mw, bare * idle_mw)
+        if boots:
+            _seat(p, site, unit, t, m)
+            k.s.loss[t] = (m.value[t] if state == BOOT else fill(m, t, n, BOOT, least, bare * least)) - off
+        if not batch:
+            _seat(p, site, unit, t, m)
+            run = m.value[t] if state == RUN else fill(m, t, n, RUN, least, usd_h + bare * least)
+            k.s.gain[t] = run - off
+            continue
+        for level in range(LEVELS):
+            _seat(p, site, unit, t, m)
+            k.o.usd[level, t] = fill(m, t, n, RUN, mws[level], bare * mws[level]) - off
 
 
 @kernel
-def _offer_marginal(p: Problem, site: int, unit: int, m: Merit, ask: F8, k: Desk, phase: U1) -> None:
-    """A job's levels, each with the others re-levelled around it."""
-    u = p.units
-    k.s.limit[:] = np.inf
-    _offer_within(p, unit, k.s, k.o)
-    for t in range(len(p.grid.hours)):
-        if u.open[unit, t] == 0 or _fits(p, site, unit, t, ask):
-            continue
-        off = fill(p, site, t, m, phase, unit, OFF, 0.0)
-        for level in range(LEVELS):
-            k.o.usd[level, t] = fill(p, site, t, m, phase, unit, RUN, u.level_mw[unit, level]) - off
-        if p.moves.boot[unit] >= 0:
-            k.s.loss[t] = fill(p, site, t, m, phase, unit, BOOT, 0.0) - off
+def _seat(p: Problem, site: int, unit: int, t: int, m: Merit) -> None:
+    """The rows of step t as the base leaves them, less what the unit takes by being on."""
+    make_room(m, t)
+    row0 = p.sites.row_from[site]
+    for k in range(p.units.row_from[unit], p.units.row_from[unit + 1]):
+        m.room[p.units.rows[k] - row0] -= p.units.on_weight[k]
 
 
 @kernel
@@ -218,49 +299,103 @@ def _ask(p: Problem, site: int, unit: int, phase: U1, ask: F8, sign: float) -> N
 
 
 @kernel
-def _fits(p: Problem, site: int, unit: int, t: int, ask: F8) -> bool:
-    """Whether all of the unit's rows hold, with it or without it, beside all that the others could ask for."""
+def _fits(p: Problem, site: int, unit: int, ask: F8, fits: U1) -> None:
+    """fits[t] = 1 where all of the unit's rows hold, with it or without it, beside all that the others could ask for,
+    or where the unit may not run: there it displaces none."""
     u = p.units
     row0 = p.sites.row_from[site]
+    fits[:] = 1
     for k in range(u.row_from[unit], u.row_from[unit + 1]):
-        rest, cap = ask[u.rows[k] - row0, t], p.rows.cap[u.rows[k], t]
-        if rest > cap or rest + u.weight[k] * u.level_mw[unit, LEVELS - 1] + u.on_weight[k] > cap:
-            return False
-    return True
+        row = u.rows[k]
+        most = max(0.0, u.weight[k] * u.level_mw[unit, LEVELS - 1] + u.on_weight[k])
+        for t in range(len(fits)):
+            if ask[row - row0, t] + most > p.rows.cap[row, t]:
+                fits[t] = 1 - u.open[unit, t]
 
 
 @kernel
-def level(p: Problem, site: int, m: Merit, power: F8, phase: U1) -> None:
+def level(p: Problem, site: int, m: Merit, power: F8) -> None:
     """Write the merit order's dispatch of every step into power."""
     first = p.sites.unit_from[site]
     for t in range(len(p.grid.hours)):
-        fill(p, site, t, m, phase, -1, OFF, 0.0)
+        fill(m, t, -1, OFF, 0.0, 0.0)
         for n in range(len(m.power)):
             power[first + n, t] = m.power[n]
 
 
 @kernel
 def plan_site(
-    p: Problem, site: int, duals: Duals, sweeps: int, bound: float, enough: float, power: F8, phase: U1
-) -> float:
-    """Fill power[n, t] and phase[n, t] of one site's units; returns the plan's profit, USD.
+    p: Problem, site: int, duals: Duals, before: Before, no_price: F8, sweeps: int, shakes: int, bound: float,
+    enough: float, power: F8, phase: U1,
+) -> float:  # fmt: skip
+    """Fill power[n, t] and phase[n, t] of one site's units; returns the plan's profit, USD. `no_price` (R, T) is zeros.
 
-    Sweeps end when nothing changes or when the plan is within `enough`, a share, of `bound`.
+    Stops where the plan is within `enough`, a share, of `bound`. `sweeps` and `shakes` are the most of each; with fewer
+    sweeps than none only the first step's powers are filled, and the profit is not known.
     """
-    k = desk(p, site)
-    stand_down(p, site, k, power, phase)
-    place(p, site, duals.row, k, power, phase)
-    place(p, site, k.no_price, k, power, phase)
+    k = desk(p, site, no_price)
+    begin(p, site, duals, before, k, power, phase)
     m = merit_order(p, site)
     lay(p, site, m, power, phase)
-    level(p, site, m, power, phase)
+    if sweeps < 0:
+        fill(m, 0, -1, OFF, 0.0, 0.0)
+        power[p.sites.unit_from[site] : p.sites.unit_from[site + 1], 0] = m.power
+        return np.nan
+    level(p, site, m, power)
     profit = worth(p, site, k, power, phase)
+    if sweeps > 0:
+        profit = settle(p, site, m, k, sweeps, -1, bound, enough, profit, power, phase)
+        profit = shake(p, site, m, k, shakes, bound, enough, profit, power, phase)
+    return profit
+
+
+@kernel
+def settle(
+    p: Problem, site: int, m: Merit, k: Desk, sweeps: int, last: int, bound: float, enough: float, profit: float,
+    power: F8, phase: U1,
+) -> float:  # fmt: skip
+    """Sweep until nothing changes, banks alone and all in turn; returns the profit. `m` must stand as the plan does."""
     ask = asked(p, site, phase)
-    for _ in range(sweeps):
-        if bound - profit <= enough * abs(bound) or not sweep(p, site, m, ask, k, power, phase):
+    for turn in range(sweeps):
+        jobs = last >= 0 or turn % 2 == 1
+        if bound - profit <= enough * abs(bound):
             break
-        level(p, site, m, power, phase)
+        if not sweep(p, site, m, ask, k, jobs, last, power, phase) and jobs:
+            break
+        level(p, site, m, power)
         profit = worth(p, site, k, power, phase)
+    return profit
+
+
+@kernel
+def shake(
+    p: Problem, site: int, m: Merit, k: Desk, shakes: int, bound: float, enough: float, profit: float,
+    power: F8, phase: U1,
+) -> float:  # fmt: skip
+    """Leave what no single unit can better: stand one unit down, let the others take its place, let it come back last.
+
+    Keeps the plan where that earned more, restores it where not. Ends after `shakes`, or when every unit was tried in
+    vain.
+    """
+    first, last = p.sites.unit_from[site], p.sites.unit_from[site + 1]
+    held_power, held_phase = power[first:last].copy(), phase[first:last].copy()
+    vain = 0
+    for turn in range(shakes):
+        if vain >= len(k.order) or bound - profit <= enough * abs(bound):
+            break
+        unit = k.order[turn % len(k.order)]
+        idle(p, unit, power[unit], phase[unit])
+        lay(p, site, m, power, phase)
+        other = settle(p, site, m, k, 2, unit, np.inf, 0.0, -np.inf, power, phase)
+        if other > profit + 1e-6:
+            profit = other
+            held_power[:] = power[first:last]
+            held_phase[:] = phase[first:last]
+            vain = 0
+        else:
+            power[first:last] = held_power
+            phase[first:last] = held_phase
+            vain += 1
     return profit
 
 
@@ -275,6 +410,7 @@ def worth(p: Problem, site: int, k: Desk, power: F8, phase: U1) -> float:
         _load(p, site, unit, power[unit], phase[unit], k.load, 1.0)
         done = 0.0
         was_on = u.on[unit] == 1
+        mws, usds, rates = u.level_mw[unit], u.level_usd_h[unit], u.level_rate[unit]
         for t in range(len(p.grid.hours)):
             hours, mw = p.grid.hours[t], power[unit, t]
             value -= hours * p.sites.price[site, t] * u.meter_share[unit] * mw
@@ -282,8 +418,8 @@ def worth(p: Problem, site: int, k: Desk, power: F8, phase: U1) -> float:
                 value -= u.start_usd[unit]
             was_on = phase[unit, t] != OFF
             if phase[unit, t] == RUN:
-                value += hours * earns(p, unit, 0.0, mw)
-                done += hours * work_rate(p, unit, mw)
+                value += hours * along(mws, usds, mw)
+                done += hours * along(mws, rates, mw)
         if u.work_h[unit] < np.inf:
             value += u.work_usd[unit] * min(done, u.work_h[unit]) - u.miss_usd[unit]
     for r in range(k.load.shape[0]):

@@ -1,8 +1,8 @@
 """One unit on its own: the exact dynamic program over off, starting and on, and the rewards it runs on.
 
-States and moves follow unit commitment with minimum up and down times (Rajan and Takriti, 2005): a start commits the unit
-for `min_up_h`, a stop for `min_down_h`, and during `boot_h` after a start it draws level 1 and earns nothing. Because a
-commitment only shifts the index the recursion jumps to, prefix sums make the program O(T).
+States and moves follow unit commitment with minimum up and down times (Rajan and Takriti, 2005): a start commits the
+unit for `min_up_h`, a stop for `min_down_h`, and during `boot_h` after a start it draws level 1 and earns nothing.
+Because a commitment only shifts the index the recursion jumps to, prefix sums make the program O(T).
 """
 
 from __future__ import annotations
@@ -118,13 +118,14 @@ def rewards_within(p: Problem, unit: int, work_usd: float, s: Scratch) -> None:
     rewards(p, unit, work_usd, s)
     idle, least = u.idle_mw[unit], u.level_mw[unit, 0]
     locked = p.moves.locked[unit] if u.on[unit] == 1 else 0
+    mw, usd, rate = u.level_mw[unit], u.level_usd_h[unit], u.level_rate[unit]
     narrowed = False
     for t in range(len(hours)):
         if s.limit[t] >= s.mw[t]:
             continue
         narrowed = True
         power = max(least, s.limit[t])
-        best = earns(p, unit, work_usd, power) - s.price[t] * power
+        best = along(mw, usd, power) + work_usd * along(mw, rate, power) - s.price[t] * power
         s.mw[t] = power
         s.gain[t] = hours[t] * (best + s.price[t] * idle - s.on_price[t])
     if not narrowed:
@@ -135,23 +136,14 @@ def rewards_within(p: Problem, unit: int, work_usd: float, s: Scratch) -> None:
 
 
 @kernel
-def earns(p: Problem, unit: int, work_usd: float, power: float) -> float:
-    """USD an hour at `power`, between levels 1 and 4, earns before energy."""
-    u = p.units
+def along(mw: F8, curve: F8, power: float) -> float:
+    """A unit's curve (LEVELS,) at a power between levels 1 and 4."""
     for level in range(1, LEVELS):
-        low, high = u.level_mw[unit, level - 1], u.level_mw[unit, level]
+        low, high = mw[level - 1], mw[level]
         if power <= high or level == LEVELS - 1:
             share = min(1.0, max(0.0, (power - low) / (high - low))) if high > low else 1.0
-            usd = u.level_usd_h[unit, level - 1] + share * (u.level_usd_h[unit, level] - u.level_usd_h[unit, level - 1])
-            rate = u.level_rate[unit, level - 1] + share * (u.level_rate[unit, level] - u.level_rate[unit, level - 1])
-            return usd + work_usd * rate
+            return float(curve[level - 1] + share * (curve[level] - curve[level - 1]))
     return 0.0
-
-
-@kernel
-def work_rate(p: Problem, unit: int, power: float) -> float:
-    """Hours of work an hour at `power` does."""
-    return earns(p, unit, 1.0, power) - earns(p, unit, 0.0, power)
 
 
 @kernel

@@ -1,0 +1,134 @@
+"""Many sites under one cap: a price of the fleet's megawatts, issued to the sites as quotas.
+
+The fleet's price descends together with every site's own prices, so it costs no more than planning the sites alone.
+What the sites would use at it becomes their quota, what is left over goes to those it still binds, and each site then
+plans on its own within its quota at the bare energy price: no site needs to know another.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from controller.engine.optimiser.dual import DEFLECT, Descent, descent, move, price_out
+from controller.engine.optimiser.jit import entry
+from controller.engine.optimiser.layout import F8, Duals, Problem
+from controller.engine.optimiser.solver import Plan, carried, cold, plan, spread
+from controller.engine.optimiser.unit import scratch
+
+CALM: Final = 0.85
+"""What is left of the step after an iteration that found no better bound."""
+
+
+class FleetPlan(NamedTuple):
+    """A plan whose sites together keep the fleet's cap."""
+
+    plan: Plan
+    """`bound_usd` in it is each site's alone, within its quota."""
+    bound_usd: float
+    """No plan of the fleet under its cap earns more."""
+    price: F8
+    """(T,) USD/MWh of the fleet's megawatts; begin with it the next minute, shifted."""
+    quota_mw: F8
+    """(S, T)"""
+    duals: Duals
+    """The sites' prices beside the fleet's; begin with them the next minute."""
+
+
+def plan_fleet(
+    p: Problem,
+    cap_mw: F8,
+    duals: Duals | None = None,
+    price: F8 | None = None,
+    *,
+    iterations: int = 40,
+    sweeps: int = 1,
+    rounds: int = 2,
+    enough: float = 1e-3,
+    threads: int = 1,
+) -> FleetPlan:
+    """Plan all sites under `cap_mw` (T,) of the sum of their main meters.
+
+    The first row of every site must be its main meter. `duals` are improved in place.
+    """
+    duals = duals if duals is not None else cold(p)
+    toll = price.copy() if price is not None else np.zeros(len(cap_mw))
+    bound = _descend_together(p, cap_mw, duals, toll, iterations, threads)
+    priced = p._replace(sites=p.sites._replace(price=p.sites.price + toll))
+    made = plan(priced, _copy(duals), iterations=1, sweeps=0, threads=threads)
+    used = meter_mw(p, made.power_mw)
+    meter = p.sites.row_from[:-1]
+    most = p.rows.cap[meter]
+    inner = _copy(duals)
+    inner.row[meter] += toll
+    quota = used
+    for _ in range(rounds):
+        quota = share_out(used, most, cap_mw)
+        caps = p.rows.cap.copy()
+        caps[meter] = quota
+        within = p._replace(rows=p.rows._replace(cap=caps))
+        before = carried(made, p.grid, 0.0)
+        made = plan(within, _copy(inner), before, iterations=1, sweeps=sweeps, enough=enough, threads=threads)
+        used = meter_mw(p, made.power_mw)
+    return FleetPlan(made, bound, toll, quota, duals)
+
+
+def meter_mw(p: Problem, power_mw: F8) -> F8:
+    """(S, T) each site's units at its main meter."""
+    starts = p.sites.unit_from[:-1]
+    return np.add.reduceat(power_mw * p.units.meter_share[:, None], starts, axis=0)
+
+
+def share_out(used_mw: F8, most_mw: F8, cap_mw: F8) -> F8:
+    """(S, T) quotas that sum to the cap: what each uses, and of the rest (or of the excess) a part in proportion."""
+    left = cap_mw - used_mw.sum(axis=0)
+    room = np.maximum(most_mw - used_mw, 0.0) + 1e-9
+    more = used_mw + np.maximum(left, 0.0) * room / room.sum(axis=0)
+    scale = 1.0 + np.minimum(left, 0.0) / np.maximum(used_mw.sum(axis=0), 1e-9)
+    return np.ascontiguousarray(np.minimum(np.where(left >= 0.0, more, used_mw * scale), most_mw))
+
+
+def _descend_together(p: Problem, cap_mw: F8, duals: Duals, toll: F8, iterations: int, threads: int) -> float:
+    """Take the sites' prices and the fleet's down together, in place; returns the best bound met, whose prices stay."""
+    d = descent(p)
+    best, best_duals, best_toll = np.inf, _copy(duals), toll.copy()
+    hours, meter = p.grid.hours, p.sites.row_from[:-1]
+    way, reach = np.zeros(len(cap_mw)), max(float(np.median(duals.guess)), 1e-4)
+    for _ in range(iterations):
+        priced = p._replace(sites=p.sites._replace(price=p.sites.price + toll))
+        held = _copy(duals)
+        duals.guess[:] = reach
+
+        def block(low: int, high: int, at: Problem = priced) -> None:
+            _joint_block(at, low, high, duals, d)
+
+        spread(block, len(p.sites.price), threads)
+        value = float(d.value.sum() + (hours * toll) @ cap_mw)
+        if value < best:
+            best, best_duals, best_toll = value, held, toll.copy()
+        else:
+            reach = max(CALM * reach, 1e-5)
+        way = d.use[meter].sum(axis=0) - cap_mw + DEFLECT * way
+        way[(toll <= 0.0) & (way < 0.0)] = 0.0
+        length = float(hours @ (way * way))
+        if length > 1e-12:
+            toll[:] = np.maximum(0.0, toll + reach * abs(value) / length * way)
+    duals.row[:], duals.job[:], toll[:] = best_duals.row, best_duals.job, best_toll
+    duals.guess[:] = reach
+    return best
+
+
+def _copy(duals: Duals) -> Duals:
+    return Duals(duals.row.copy(), duals.job.copy(), duals.guess.copy())
+
+
+@entry
+def _joint_block(p: Problem, low: int, high: int, duals: Duals, d: Descent) -> None:
+    """One iteration of each site's own prices, at an energy price the fleet's is part of."""
+    steps = len(p.grid.hours)
+    s, path, state = scratch(steps), np.empty(steps), np.empty(steps, np.uint8)
+    for site in range(low, high):
+        price_out(p, site, duals, d, s, path, state)
+        d.bound[site] = d.value[site]
+        move(p, site, duals, d)
