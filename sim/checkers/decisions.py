@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from contract.messages import BankReading, Report, Workload
 from contract.reasons import DecisionReason
@@ -18,12 +18,11 @@ from controller.engine.model import (
     Snapshot,
     Stance,
 )
-from sim.checkers.base import Allowances, Checker, grain_w
+from sim.checkers.base import Allowances, Checker, Spans, grain_w
 from sim.checkers.world import DecisionMade, OracleDecided, OrderPublished, ReportHeard, ReportSent, SiteTruth, World
 
 Decide = Callable[[Snapshot, Params], Decision]
 T = TypeVar("T")
-TWICE: Final = 2
 _STEPPED = frozenset({DecisionReason.RAMP, DecisionReason.RESTART_STAGGER, DecisionReason.HOLD_DWELL})
 """Outcomes that move on by themselves as the previous setpoint becomes history."""
 
@@ -159,9 +158,8 @@ class PlanReturnsToOracle(Checker):
 
     The oracle decides on a snapshot built from the truth. From `ticks_to_oracle` ticks after the last fault healed,
     each of its decisions is held against the newest one of the leading controller: every target equal to within one
-    device or two hundredths of the rating. One comparison that differs is none: a job that came or ended, or a dwell
-    that ran out, between the agent's look and the decision, is seen by the next; two running are a plan that does not
-    come back. A controller that decides nothing for two ticks has no plan to compare.
+    device or two hundredths of the rating. What differs for less than a tick is seen by the next decision: a job that
+    came or ended, or a dwell that ran out, between the agent's look and the oracle's. A controller that decides nothing for two ticks has no plan to compare.
     """
 
     invariant = 11
@@ -170,8 +168,8 @@ class PlanReturnsToOracle(Checker):
     def __init__(self, allow: Allowances | None = None) -> None:
         super().__init__(allow)
         self._newest: dict[str, tuple[int, SiteDecision]] = {}
-        self._off: dict[tuple[str, str], int] = {}
-        """Comparisons running that differed, by site and bank."""
+        self._off = Spans()
+        """Since when every comparison differed, by site and bank."""
 
     def observe(self, world: World) -> None:
         oracles: list[OracleDecided] = []
@@ -204,9 +202,9 @@ class PlanReturnsToOracle(Checker):
         for bank in truth.plate.banks:
             ours_w, theirs_w = targets_w.get(bank.id, 0), oracle_w.get(bank.id, 0)
             near = abs(ours_w - theirs_w) <= max(grain_w(bank), self.EQUAL_SHARE * bank.rated_w)
-            off = self._off[site, bank.id] = 0 if near else self._off.get((site, bank.id), 0) + 1
+            off_ms = self._off.lasts_ms((site, bank.id), at_ms, so=not near)
             detail = f"{bank.id} is planned at {ours_w} W, by the truth it ought to be {theirs_w} W"
-            self.expect(off < TWICE, ("plan", site, bank.id), at_ms, site, detail)
+            self.expect(off_ms < self.allow.tick_ms, ("plan", site, bank.id), at_ms, site, detail)
 
 
 class JournalReplays(Checker):

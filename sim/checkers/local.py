@@ -135,7 +135,7 @@ class DwellAndRampHold(Checker):
         key = (site, bank.id)
         runs = truth.steerable_w(bank.id) > 0
         if truth.stuck_w(bank.id) > 0.0:
-            runs = runs or truth.commanded_w(bank.id) > 0 or truth.stuck_w(bank.id) > grain_w(bank) / 4
+            runs = runs or truth.commanded_w(bank.id) > bank.idle_w or truth.stuck_w(bank.id) > grain_w(bank) / 4
         on, since_ms = self._on.setdefault(key, (runs, None))
         if self._urgent(site, truth, bank, now_ms):
             self._urgent_ms[key] = now_ms

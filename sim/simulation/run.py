@@ -256,7 +256,7 @@ class Simulation:
         truth.step()
         plant = self.sites[name].plant
         for bank in truth.plate.banks:
-            runs = plant.bank_commanded_w(bank.id) > 0 if bank.workload is Workload.HASH else True
+            runs = bank.workload is Workload.HPC or bool(plant.fleet.wanted[plant.rows(bank.id)].any())
             before, since_ms = self._on_since.get((name, bank.id), (runs, self.scene.begin_ms - 86_400_000))
             self._on_since[name, bank.id] = (runs, since_ms if runs == before else now_ms)
             could_w = bank.rated_w if bank.workload is Workload.HASH else 0
