@@ -250,9 +250,7 @@ class HpcBank:
             self._facts = replace(self._facts, jobs=tuple(believed))
         if state is JobState.FROZEN:
             self.frozen += [job for job in jobs if job in done and job not in self.frozen]
-        else:
-            self.frozen = [job for job in self.frozen if job not in done]
-            self._attempts = {job: at_ms for job, at_ms in self._attempts.items() if job not in done}
+        # A thawed job stays ours until a look shows it running: a scheduler may accept a thaw and not carry it out.
 
     def _excess_w(self, facts: PartitionFacts) -> int:
         """What the meter shows above the scheduler's account, once the last action has had its time to show."""

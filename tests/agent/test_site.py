@@ -14,6 +14,7 @@ from contract.messages import Mode, Order, ReceiptState, ShedStep, Source, encod
 from contract.reasons import InterlockKind, ReceiptReason
 from contract.topics import site_topic
 from sim.devices.modbus import MeterFault, MeterFaultKind
+from sim.partition import JobRefused
 from sim.ports import AsicState, DeviceFault
 from sim.virtual import run_virtual
 from tests.agent.world import SITE, World, jobs, plan
@@ -418,4 +419,25 @@ async def test_after_a_restart_the_agent_still_thaws_what_it_froze(world: World)
     again = world.start_agent(state=agent.store)
     await world.until(lambda: world.hand.reports[-1].boot == again.boot, 100)
     await settled(world, world.hand.tell(FULL))
+    assert set(phases(world).values()) == {"running"}
+
+
+@on_site(job_list=jobs(4))
+async def test_a_thaw_that_the_scheduler_accepts_and_does_not_carry_out_is_given_again(world: World) -> None:
+    await asyncio.sleep(6)
+    world.hand.tell(FULL | {"gpu": 1_760})
+    await asyncio.sleep(10)
+    assert list(phases(world).values()).count("frozen") == 4
+    partition = world.plant.partitions["gpu"]
+    real, asked = partition.thaw, 0
+
+    def lies_once(job: str) -> JobRefused | None:
+        nonlocal asked
+        asked += 1
+        return None if asked <= 4 else real(job)
+
+    partition.thaw = lies_once  # type: ignore[method-assign]
+    world.hand.tell(FULL)
+    await asyncio.sleep(60)
+    assert asked > 4
     assert set(phases(world).values()) == {"running"}
