@@ -131,37 +131,47 @@ def respond(p: Problem, site: int, unit: int, duals: Duals, d: Descent, s: Scrat
 @kernel
 def move(p: Problem, site: int, duals: Duals, d: Descent) -> bool:
     """Take one Polyak step along the deflected direction; False where there is none to take."""
+    length = turn_to(p, site, duals, d)
+    if length <= 1e-12:
+        return False
+    aim = d.bound[site] - duals.guess[site] * (abs(d.bound[site]) + 1.0)
+    step_along(p, site, duals, d, max(d.value[site] - aim, 0.0) / length)
+    return True
+
+
+@kernel
+def turn_to(p: Problem, site: int, duals: Duals, d: Descent) -> float:
+    """Set the deflected direction from what is asked for beyond the limits; returns its squared length."""
     u = p.units
-    row0, row1 = p.sites.row_from[site], p.sites.row_from[site + 1]
-    first, last = p.sites.unit_from[site], p.sites.unit_from[site + 1]
-    steps = len(p.grid.hours)
     length = 0.0
-    for r in range(row0, row1):
-        for t in range(steps):
+    for r in range(p.sites.row_from[site], p.sites.row_from[site + 1]):
+        for t in range(len(p.grid.hours)):
             way = d.use[r, t] - p.rows.cap[r, t] + DEFLECT * d.direction[r, t]
             way = 0.0 if duals.row[r, t] <= 0.0 and way < 0.0 else way
             d.direction[r, t] = way
             length += p.grid.hours[t] * way * way
-    for n in range(first, last):
+    for n in range(p.sites.unit_from[site], p.sites.unit_from[site + 1]):
         if u.work_h[n] == np.inf:
             continue
         way = d.done[n] - u.work_h[n] + DEFLECT * d.job_direction[n]
         way = 0.0 if duals.job[n] <= 0.0 and way < 0.0 else way
         d.job_direction[n] = way
         length += _metric(p, n) * way * way
-    if length <= 1e-12:
-        return False
-    aim = d.bound[site] - duals.guess[site] * (abs(d.bound[site]) + 1.0)
-    step = max(d.value[site] - aim, 0.0) / length
-    for r in range(row0, row1):
+    return length
+
+
+@kernel
+def step_along(p: Problem, site: int, duals: Duals, d: Descent, step: float) -> None:
+    """Move the prices along the direction, within 0 and what exceeding the limit costs."""
+    u = p.units
+    for r in range(p.sites.row_from[site], p.sites.row_from[site + 1]):
         most = p.rows.penalty[r]
-        for t in range(steps):
+        for t in range(len(p.grid.hours)):
             duals.row[r, t] = min(max(0.0, duals.row[r, t] + step * d.direction[r, t]), most)
-    for n in range(first, last):
+    for n in range(p.sites.unit_from[site], p.sites.unit_from[site + 1]):
         if u.work_h[n] < np.inf:
             price = duals.job[n] + step * _metric(p, n) * d.job_direction[n]
             duals.job[n] = min(max(0.0, price), u.work_usd[n])
-    return True
 
 
 @kernel

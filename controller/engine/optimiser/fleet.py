@@ -11,14 +11,16 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from controller.engine.optimiser.dual import DEFLECT, Descent, descent, move, price_out
+from controller.engine.optimiser.dual import DEFLECT, PATIENCE, Descent, descent, price_out, step_along, turn_to
 from controller.engine.optimiser.jit import entry
 from controller.engine.optimiser.layout import F8, Duals, Problem
 from controller.engine.optimiser.solver import Plan, carried, cold, plan, spread
 from controller.engine.optimiser.unit import scratch
 
-CALM: Final = 0.85
-"""What is left of the step after an iteration that found no better bound."""
+COLD_ITERATIONS: Final = 100
+"""Iterations of the sites alone before the first one together, where there are no prices to begin with."""
+
+FIRST_GUESS: Final = 0.02
 
 
 class FleetPlan(NamedTuple):
@@ -52,7 +54,9 @@ def plan_fleet(
 
     The first row of every site must be its main meter. `duals` are improved in place.
     """
-    duals = duals if duals is not None else cold(p)
+    if duals is None:
+        duals = cold(p)
+        plan(p, duals, iterations=COLD_ITERATIONS, sweeps=-1, threads=threads)
     toll = price.copy() if price is not None else np.zeros(len(cap_mw))
     bound = _descend_together(p, cap_mw, duals, toll, iterations, threads)
     priced = p._replace(sites=p.sites._replace(price=p.sites.price + toll))
@@ -90,32 +94,34 @@ def share_out(used_mw: F8, most_mw: F8, cap_mw: F8) -> F8:
 
 
 def _descend_together(p: Problem, cap_mw: F8, duals: Duals, toll: F8, iterations: int, threads: int) -> float:
-    """Take the sites' prices and the fleet's down together, in place; returns the best bound met, whose prices stay."""
+    """Take the sites' prices and the fleet's down together, in place; returns the best bound met, whose prices stay.
+
+    One Polyak step for all of them. The fleet's overuse is a sum over sites, so its price moves by the mean.
+    """
     d = descent(p)
+    sites, hours, meter = len(p.sites.price), p.grid.hours, p.sites.row_from[:-1]
     best, best_duals, best_toll = np.inf, _copy(duals), toll.copy()
-    hours, meter = p.grid.hours, p.sites.row_from[:-1]
-    way, reach = np.zeros(len(cap_mw)), max(float(np.median(duals.guess)), 1e-4)
+    way, lengths, step, guess = np.zeros(len(cap_mw)), np.zeros(sites), 0.0, FIRST_GUESS
     for _ in range(iterations):
         priced = p._replace(sites=p.sites._replace(price=p.sites.price + toll))
-        held = _copy(duals)
-        duals.guess[:] = reach
 
-        def block(low: int, high: int, at: Problem = priced) -> None:
-            _joint_block(at, low, high, duals, d)
+        def block(low: int, high: int, at: Problem = priced, by: float = step) -> None:
+            _joint_block(at, low, high, duals, d, by, lengths)
 
-        spread(block, len(p.sites.price), threads)
+        spread(block, sites, threads)
         value = float(d.value.sum() + (hours * toll) @ cap_mw)
         if value < best:
-            best, best_duals, best_toll = value, held, toll.copy()
+            best, best_duals, best_toll = value, _copy(duals), toll.copy()
         else:
-            reach = max(CALM * reach, 1e-5)
+            guess = max(PATIENCE * guess, 1e-5)
         way = d.use[meter].sum(axis=0) - cap_mw + DEFLECT * way
         way[(toll <= 0.0) & (way < 0.0)] = 0.0
-        length = float(hours @ (way * way))
-        if length > 1e-12:
-            toll[:] = np.maximum(0.0, toll + reach * abs(value) / length * way)
+        length = float(lengths.sum() + hours @ (way * way) / sites)
+        if length <= 1e-12:
+            break
+        step = max(value - best + guess * abs(best), 0.0) / length
+        toll[:] = np.maximum(0.0, toll + step / sites * way)
     duals.row[:], duals.job[:], toll[:] = best_duals.row, best_duals.job, best_toll
-    duals.guess[:] = reach
     return best
 
 
@@ -124,11 +130,11 @@ def _copy(duals: Duals) -> Duals:
 
 
 @entry
-def _joint_block(p: Problem, low: int, high: int, duals: Duals, d: Descent) -> None:
-    """One iteration of each site's own prices, at an energy price the fleet's is part of."""
+def _joint_block(p: Problem, low: int, high: int, duals: Duals, d: Descent, step: float, lengths: F8) -> None:
+    """Take the step due since the last iteration, answer the prices, and turn to the next direction."""
     steps = len(p.grid.hours)
     s, path, state = scratch(steps), np.empty(steps), np.empty(steps, np.uint8)
     for site in range(low, high):
+        step_along(p, site, duals, d, step)
         price_out(p, site, duals, d, s, path, state)
-        d.bound[site] = d.value[site]
-        move(p, site, duals, d)
+        lengths[site] = turn_to(p, site, duals, d)

@@ -22,6 +22,10 @@ SWEEP_TURNS: Final = 16
 """Run ends of a job moved at most, while placing and while sweeping."""
 
 
+JOBS_FROM: Final = 3.0
+"""Jobs are re-planned only where the gap is this many times what is enough: they cost most and are placed first."""
+
+
 class Before(NamedTuple):
     """The last plan, to carry on from; with no steps, none."""
 
@@ -358,7 +362,7 @@ def settle(
     ask = asked(p, site, phase)
     for turn in range(sweeps):
         jobs = last >= 0 or turn % 2 == 1
-        if bound - profit <= enough * abs(bound):
+        if bound - profit <= (JOBS_FROM if jobs else 1.0) * enough * abs(bound):
             break
         if not sweep(p, site, m, ask, k, jobs, last, power, phase) and jobs:
             break
