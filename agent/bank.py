@@ -12,6 +12,7 @@ from agent.drivers.base import DeviceState
 from agent.fleet import Fleet
 from agent.guard_model import BankHold
 from agent.receipts import NO_TALLY, Tally
+from agent.trim import Trim
 from contract.messages import DeviceCounts, Order, Source
 
 KNOWN_SHARE: Final = 0.9
@@ -93,15 +94,13 @@ class HashBank:
         """A device stands otherwise than when targets were last set."""
         self._fleet = fleet
         self._stale_ms = stale_ms
-        self._settle_ms = settle_ms
+        self._trim = Trim(settle_ms)
         self._hot_share_milli = hot_share_milli
         self._spread = spread
         rated_w = [device.rated_w for device in devices]
         self._deadband_w = max(2 * max(rated_w, default=0), sum(rated_w) * UNREAD_BAND_MILLI // 1_000)
         self._hold: tuple[int | None, bool, int | None] | None = None
         self._planned_w = 0
-        self._trim_w = 0
-        self._changed_ms: int | None = None
 
     def new_order(self, order: Order) -> None:  # noqa: ARG002  a ladder's jobs are an HPC bank's matter
         self.first_command_ms = None
@@ -112,8 +111,7 @@ class HashBank:
         if wanted == self._hold and not self.dirty:
             return
         if self._hold is None or hold.setpoint_w != self._hold[0]:
-            self._trim_w = 0
-            self._changed_ms = None
+            self._trim.reset()
         was_dirty, self.dirty = self.dirty, False
         self._hold = wanted
         if hold.setpoint_w is None:
@@ -126,14 +124,7 @@ class HashBank:
 
     def correct(self, metered_w: int, read_ms: int, tolerance_w: int) -> None:
         """Close the loop over the bank's own meter: where it stays above the setpoint, less is allotted."""
-        if self._hold is None or self._hold[0] is None or self._hold[0] <= 0:
-            return
-        setpoint_w = self._hold[0]
-        if self._changed_ms is None:
-            self._changed_ms = read_ms
-        elif read_ms - self._changed_ms >= self._settle_ms and metered_w > setpoint_w + tolerance_w:
-            self._trim_w = min(self._trim_w + metered_w - setpoint_w, setpoint_w)
-            self._changed_ms = read_ms
+        if self._hold is not None and self._hold[0] and self._trim.look(metered_w, read_ms, self._hold[0], tolerance_w):
             self.dirty = True
 
     def survey(self, now_ms: int) -> Survey:
@@ -149,7 +140,7 @@ class HashBank:
     def _allocate(self, setpoint_w: int, unread_w: int | None, *, may_raise: bool) -> None:
         allocation = allocate(
             self.devices,
-            max(setpoint_w - self._trim_w, 0),
+            max(setpoint_w - self._trim.power_w, 0),
             dark_w=unread_w,
             may_raise=may_raise,
             spread=self._spread,

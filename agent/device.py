@@ -21,6 +21,7 @@ from agent.drivers.base import (
     PowerLimited,
     Refused,
     Remembers,
+    Unreachable,
 )
 
 LIAR_SHARE: Final = 0.3
@@ -29,6 +30,8 @@ LIMIT_BAND_W: Final = 100
 """A power limit within this of the wanted one is left: firmware rounds to profiles."""
 LIMIT_EXCESS: Final = 1.2
 """A device that draws this much above the limit it took does not keep it; its own figure is off by as much."""
+UNLIMITED_MS: Final = 600_000
+"""How long a device that refused a power limit while it ran is not asked for one."""
 BREAK_AFTER: Final = 3
 """Failures in a row before a device is polled ever more rarely."""
 STOPPED_STAYS: Final = 4
@@ -69,6 +72,8 @@ class Device(Unit):
     """See the module. Times are milliseconds of the agent's monotonic clock."""
 
     __slots__ = (
+        "_least_w",
+        "_unlimited_ms",
         "answer",
         "attempts",
         "busy",
@@ -93,10 +98,11 @@ class Device(Unit):
     def __init__(self, label: str, owner: int, driver: Miner, rated_w: int, idle_w: int) -> None:
         self.curtail = driver if isinstance(driver, Curtailable) else None
         self.power = driver if isinstance(driver, PowerLimited) and self.curtail is not None else None
+        least_w = 0 if self.power is None else max(self.power.power_range_w[0], idle_w + 1)
         super().__init__(
             rated_w,
             idle_w,
-            least_w=0 if self.power is None else max(self.power.power_range_w[0], idle_w + 1),
+            least_w=least_w,
             standing=Standing.FIXED if self.curtail is None else Standing.DARK,
         )
         self.label = label
@@ -117,6 +123,8 @@ class Device(Unit):
         self.attempts = 0
         self.retry_ms = 0
         self.answer = Answer.NONE
+        self._least_w = least_w
+        self._unlimited_ms: int | None = None
         self.limit_w: int | None = None
         """The power limit we last set below rated; None where we set none."""
 
@@ -149,7 +157,7 @@ class Device(Unit):
         if self.need() is None:
             self.attempts = 0
             self.retry_ms = 0
-        return (self.standing, self.hot) != before
+        return self._limited_again(now_ms) or (self.standing, self.hot) != before
 
     def miss(self, failure: Failure, now_ms: int, every_ms: int, at_most_ms: int, rng: Random) -> None:
         """A reading failed: after a few in a row the next is tried later and later, with jitter."""
@@ -182,7 +190,7 @@ class Device(Unit):
             return Action.STOP if standing is Standing.UP or standing is Standing.DARK else None
         if standing is Standing.DOWN:
             return Action.RESUME
-        if standing is Standing.UP and self.least_w and self._limit_differs():
+        if standing is Standing.UP and self.power is not None and self._limit_differs():
             return Action.LIMIT
         return None
 
@@ -195,20 +203,23 @@ class Device(Unit):
         return self.standing is Standing.DARK or self.need() is not None
 
     async def act(self, action: Action) -> Outcome:
-        """Tell it. A device that is to run on less than its rated power is limited before it is resumed."""
+        """Tell it. A device that is to run below its rated power is limited before it is resumed, or else after."""
         if self.curtail is None:
             return Refused("it cannot be steered")
         if action is Action.STOP:
             return await self.curtail.stop()
         if action is Action.LIMIT:
             return await self._set_limit()
-        if self.least_w and self._limit_differs():
+        if self.power is not None and self._limit_differs():
             outcome = await self._set_limit()
-            if not isinstance(outcome, Applied):
+            if isinstance(outcome, Unreachable):
                 return outcome
         # From here it counts as running, whatever it answers: a device may say no and do it all the same.
         self.standing = Standing.UP
-        return await self.curtail.resume()
+        outcome = await self.curtail.resume()
+        if isinstance(outcome, Applied) and self.power is not None and self._limit_differs():
+            return await self._set_limit()  # some firmwares take a limit only when awake
+        return outcome
 
     def told(self, outcome: Outcome, now_ms: int, after_ms: int, at_most_ms: int, rng: Random) -> None:
         """Note how a command ended, and when it may be given again where it did not take."""
@@ -222,6 +233,17 @@ class Device(Unit):
         wait_ms = min(after_ms << min(self.attempts, 10), at_most_ms)
         self.attempts += 1
         self.retry_ms = now_ms + int(wait_ms * (0.75 + 0.25 * rng.random()))
+
+    def _limited_again(self, now_ms: int) -> bool:
+        """Try a firmware that refused a power limit again after a while."""
+        if self.power is None or self.least_w:
+            return False
+        if self._unlimited_ms is None:
+            self._unlimited_ms = now_ms
+        if now_ms - self._unlimited_ms < UNLIMITED_MS:
+            return False
+        self.least_w = self._least_w
+        return True
 
     def _lies(self, reading: MinerReading) -> bool:
         """It says that it is stopped, and draws what only a running one does."""
@@ -255,9 +277,11 @@ class Device(Unit):
     async def _set_limit(self) -> Outcome:
         if self.power is None:
             return Refused("its power cannot be set")
+        target_w, awake = self.target_w, self.standing is Standing.UP
         outcome = await self.power.set_power_w(self._settable_w())
         if isinstance(outcome, Applied):
-            self.limit_w = None if self.target_w >= self.rated_w else self.target_w
-        elif isinstance(outcome, Refused):
-            self.least_w = 0  # it cannot after all: from now on it is stopped or runs, nothing between
+            self.limit_w = None if target_w >= self.rated_w else target_w
+        elif isinstance(outcome, Refused) and awake:
+            self.least_w = 0  # for a while it is stopped or runs, nothing between
+            self._unlimited_ms = None
         return outcome

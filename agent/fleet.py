@@ -22,6 +22,8 @@ from agent.device import BREAK_AFTER, Action, Device
 from agent.drivers.base import Applied, Failure, MinerReading, Outcome, Refused, Unreachable
 from contract.clock import Clock
 
+ACT_DEADLINES: Final = 3
+"""Operations that one command may take: a limit before a resume, the resume, a limit after it."""
 SPAWN_AT_ONCE: Final = 16
 """Workers started together; each starts one more while there is work, so the first command is not kept waiting."""
 
@@ -208,7 +210,7 @@ class Fleet:
         outcome: Outcome = Unreachable(Failure.TIMEOUT)
         try:
             # A resume may be two exchanges: the limit first.
-            deadline_s = 2 * self._rules[device.owner].deadline_s
+            deadline_s = ACT_DEADLINES * self._rules[device.owner].deadline_s
             outcome = await self._contain.run(device.act(action), deadline_s, device.driver)
         finally:
             device.busy = False

@@ -309,8 +309,11 @@ class Limited(Asic):
     def __init__(self) -> None:
         super().__init__()
         self.limits: list[int] = []
+        self.limit_when_awake = self.limit_never = False
 
     async def set_power_w(self, power_w: int) -> Outcome:
+        if self.limit_never or (self.limit_when_awake and self.state is DeviceState.STOPPED):
+            return Refused("not now")
         self.limits.append(power_w)
         return Applied()
 
@@ -334,3 +337,37 @@ def test_a_limit_is_set_again_only_where_power_says_that_it_does_not_hold() -> N
 def test_a_limit_of_ours_is_lifted_and_one_of_others_is_left() -> None:
     assert limited(2_000, 2_000, target_w=3_000).need() is Action.LIMIT
     assert limited(2_000, 2_000, target_w=3_000, set_w=None).need() is None
+
+
+def test_a_firmware_that_takes_a_limit_only_when_awake_gets_it_right_after_its_resume() -> None:
+    async def story() -> None:
+        asic = Limited()
+        asic.limit_when_awake, asic.state = True, DeviceState.STOPPED
+        device = Device("a/1", 0, asic, 3_000, 20)
+        device.take(MinerReading(state=DeviceState.STOPPED, power_w=20), 1_000, None, None)
+        device.aim(2_000)
+        assert device.need() is Action.RESUME
+        assert await device.act(Action.RESUME) == Applied()
+        assert asic.state is DeviceState.RUNNING
+        assert asic.limits == [2_000]
+        assert device.limit_w == 2_000
+        assert device.least_w == 1_500
+
+    run_virtual(story())
+
+
+def test_a_firmware_that_refuses_limits_is_not_asked_for_a_while() -> None:
+    async def story() -> None:
+        asic = Limited()
+        asic.limit_never = True
+        device = Device("a/1", 0, asic, 3_000, 20)
+        running = MinerReading(state=DeviceState.RUNNING, power_w=3_000)
+        device.take(running, 1_000, None, None)
+        device.aim(2_000)
+        assert isinstance(await device.act(Action.LIMIT), Refused)
+        assert device.least_w == 0
+        assert not device.take(running, 2_000, None, None)
+        assert device.take(running, 602_001, None, None), "its bank is allocated anew"
+        assert device.least_w == 1_500
+
+    run_virtual(story())
