@@ -100,6 +100,7 @@ class Gauge:
             self._still_w, self._doubted_ms = expected_w, None
         elif abs(expected_w - self._still_w) <= FROZEN_CHANGE * max(abs(self.value), self._still_w, 1):
             self._doubted_ms = None
+            self._frozen(now=False)  # the devices are back where they were: what it shows is so again
         elif self._doubted_ms is None:
             self._doubted_ms = now_ms
         elif not self.frozen and now_ms - self._doubted_ms > FROZEN_AFTER_MS and self.failure is None:
