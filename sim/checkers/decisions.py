@@ -159,7 +159,8 @@ class PlanReturnsToOracle(Checker):
     The oracle decides on a snapshot built from the truth. From `ticks_to_oracle` ticks after the last fault healed,
     each of its decisions is held against the newest one of the leading controller: every target equal to within one
     device or two hundredths of the rating. What differs for less than a tick is seen by the next decision: a job that
-    came or ended, or a dwell that ran out, between the agent's look and the oracle's. A controller that decides nothing for two ticks has no plan to compare.
+    came or ended, or a dwell that ran out, between the agent's look and the oracle's. A controller that decides
+    nothing for two ticks has no plan to compare.
     """
 
     invariant = 11

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
+from agent.compiled import nameplate
 from agent.site import SiteAgent
 from contract.messages import Workload
 from controller.asks import Rejected
@@ -220,9 +221,11 @@ class Simulation:
         )
         await site.start()
         self.sites[name] = site
-        self.agents[name] = AgentProcess(scene, site, self.broker, self.recorder, Random(self.rng.getrandbits(64)))
+        process = AgentProcess(scene, site, self.broker, self.recorder, Random(self.rng.getrandbits(64)))
+        self.agents[name] = process
+        plate = nameplate(process.config(), "truth")
         self.recorder.tap_plant(name, site.plant)
-        self.truths[name] = PlantTruth(site.plant, site.plate, inlet_limits_c=dict(scene.kit.max_inlet_c))
+        self.truths[name] = PlantTruth(site.plant, plate, inlet_limits_c=dict(scene.kit.max_inlet_c))
         self._services[name] = Service()
 
     def _leads(self, process: ControllerProcess) -> bool:
