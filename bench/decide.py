@@ -30,6 +30,7 @@ from controller.engine.optimiser.solver import Plan, carried, dispatch, plan, sh
 
 R = TypeVar("R")
 
+ITERATIONS = 3
 ENOUGH = 1e-3
 """The certified gap that is called near enough here."""
 
@@ -72,7 +73,10 @@ def _minutes(made: Plant, moment: Moment, sites: int, threads: int, minutes: int
     cap = 0.9 * meter_mw(problem, now.power_mw).sum(axis=0)
     first = plan_fleet(problem, cap, _copy(now.duals), threads=threads, iterations=60)
     start = shift(first.duals, problem.grid, 0.0)
-    again = partial(plan_fleet, problem, cap, start, first.price, threads=threads, iterations=12)
+    kept = carried(first.plan, problem.grid, 0.0)
+    again = partial(
+        plan_fleet, problem, cap, start, first.price, kept, threads=threads, iterations=12, sweeps=1, rounds=1
+    )
     together, fleet_s, fleet_cpu_s = _timed(again)
     profit = float(together.plan.profit_usd.sum())
     over = max(0.0, float((meter_mw(problem, together.plan.power_mw).sum(axis=0) - cap).max()))
@@ -94,7 +98,7 @@ def _cold(made: Plant, moment: Moment, threads: int) -> tuple[object, Plan]:
 def _warm(made: Plant, moment: Moment, last: Plan, threads: int) -> Plan:
     problem = assemble(made, moment)
     duals, before = shift(last.duals, problem.grid, 1.0), carried(last, problem.grid, 1.0)
-    return plan(problem, duals, before, iterations=3, sweeps=1, enough=ENOUGH, threads=threads)
+    return plan(problem, duals, before, iterations=ITERATIONS, sweeps=2, enough=ENOUGH, threads=threads)
 
 
 def _dispatch(made: Plant, moment: Moment, last: Plan, threads: int) -> object:

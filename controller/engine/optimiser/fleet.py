@@ -14,6 +14,7 @@ import numpy as np
 from controller.engine.optimiser.dual import DEFLECT, PATIENCE, Descent, descent, price_out, step_along, turn_to
 from controller.engine.optimiser.jit import entry
 from controller.engine.optimiser.layout import F8, Duals, Problem
+from controller.engine.optimiser.primal import Before
 from controller.engine.optimiser.solver import Plan, carried, cold, plan, spread
 from controller.engine.optimiser.unit import scratch
 
@@ -43,16 +44,18 @@ def plan_fleet(
     cap_mw: F8,
     duals: Duals | None = None,
     price: F8 | None = None,
+    before: Before | None = None,
     *,
     iterations: int = 40,
-    sweeps: int = 1,
+    sweeps: int = 2,
     rounds: int = 2,
     enough: float = 1e-3,
     threads: int = 1,
 ) -> FleetPlan:
     """Plan all sites under `cap_mw` (T,) of the sum of their main meters.
 
-    The first row of every site must be its main meter. `duals` are improved in place.
+    The first row of every site must be its main meter. `duals` are improved in place; `price` and `before` are the last
+    minute's, carried on.
     """
     if duals is None:
         duals = cold(p)
@@ -60,7 +63,7 @@ def plan_fleet(
     toll = price.copy() if price is not None else np.zeros(len(cap_mw))
     bound = _descend_together(p, cap_mw, duals, toll, iterations, threads)
     priced = p._replace(sites=p.sites._replace(price=p.sites.price + toll))
-    made = plan(priced, _copy(duals), iterations=1, sweeps=0, threads=threads)
+    made = plan(priced, _copy(duals), before, iterations=1, sweeps=sweeps, enough=enough, threads=threads)
     used = meter_mw(p, made.power_mw)
     meter = p.sites.row_from[:-1]
     most = p.rows.cap[meter]
@@ -72,8 +75,8 @@ def plan_fleet(
         caps = p.rows.cap.copy()
         caps[meter] = quota
         within = p._replace(rows=p.rows._replace(cap=caps))
-        before = carried(made, p.grid, 0.0)
-        made = plan(within, _copy(inner), before, iterations=1, sweeps=sweeps, enough=enough, threads=threads)
+        kept = carried(made, p.grid, 0.0)
+        made = plan(within, _copy(inner), kept, iterations=1, sweeps=sweeps, enough=enough, threads=threads)
         used = meter_mw(p, made.power_mw)
     return FleetPlan(made, bound, toll, quota, duals)
 
