@@ -23,7 +23,7 @@ SWEEP_TURNS: Final = 16
 
 
 JOBS_FROM: Final = 3.0
-"""Jobs are re-planned only where the gap is this many times what is enough: they cost most and are placed first."""
+"""In a plan carried on, jobs are re-planned only where the gap is this many times what is enough: they cost most."""
 
 
 class Before(NamedTuple):
@@ -348,21 +348,22 @@ def plan_site(
     level(p, site, m, power)
     profit = worth(p, site, k, power, phase)
     if sweeps > 0:
-        profit = settle(p, site, m, k, sweeps, -1, bound, enough, profit, power, phase)
+        jobs_from = 1.0 if len(before.step) == 0 else JOBS_FROM
+        profit = settle(p, site, m, k, sweeps, jobs_from, -1, bound, enough, profit, power, phase)
         profit = shake(p, site, m, k, shakes, bound, enough, profit, power, phase)
     return profit
 
 
 @kernel
 def settle(
-    p: Problem, site: int, m: Merit, k: Desk, sweeps: int, last: int, bound: float, enough: float, profit: float,
-    power: F8, phase: U1,
+    p: Problem, site: int, m: Merit, k: Desk, sweeps: int, jobs_from: float, last: int, bound: float, enough: float,
+    profit: float, power: F8, phase: U1,
 ) -> float:  # fmt: skip
     """Sweep until nothing changes, banks alone and all in turn; returns the profit. `m` must stand as the plan does."""
     ask = asked(p, site, phase)
     for turn in range(sweeps):
         jobs = last >= 0 or turn % 2 == 1
-        if bound - profit <= (JOBS_FROM if jobs else 1.0) * enough * abs(bound):
+        if bound - profit <= (jobs_from if jobs else 1.0) * enough * abs(bound):
             break
         if not sweep(p, site, m, ask, k, jobs, last, power, phase) and jobs:
             break
@@ -390,7 +391,7 @@ def shake(
         unit = k.order[turn % len(k.order)]
         idle(p, unit, power[unit], phase[unit])
         lay(p, site, m, power, phase)
-        other = settle(p, site, m, k, 2, unit, np.inf, 0.0, -np.inf, power, phase)
+        other = settle(p, site, m, k, 2, 1.0, unit, np.inf, 0.0, -np.inf, power, phase)
         if other > profit + 1e-6:
             profit = other
             held_power[:] = power[first:last]
