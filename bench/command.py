@@ -48,7 +48,7 @@ def main_of(
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 2
     except (BenchError, TimeoutError) as error:
-        sys.stderr.write(f"{parser.prog}: {error or 'a step took too long'}\n")
+        sys.stderr.write(f"{parser.prog}: {str(error) or 'a step took too long'}\n")
         return 1
     except KeyboardInterrupt:
         return 130

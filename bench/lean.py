@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-from bench.control import Control
+from bench.conversation import PlantControl
 
 Address = tuple[str, int]
 READ: Final = {
@@ -32,7 +32,7 @@ class LeanFigures:
     cpu_s: float
 
 
-async def shed(firmware: str, devices: Sequence[Address], control: Control, *, at_once: int) -> LeanFigures:
+async def shed(firmware: str, devices: Sequence[Address], control: PlantControl, *, at_once: int) -> LeanFigures:
     """Stop every miner; the end is when the last one was commanded. The sessions it opened are given back, untimed."""
     sessions: dict[Address, bytes] = {}
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from agent.config import Limits
 from bench import lean
 from bench.command import arguments, main_of
 from bench.figures import Noise, Run, finish, introduce, say, summary
@@ -26,7 +27,7 @@ from sim.broker import LocalBroker
 
 TICK_S: Final = 5.0
 DEVICES_PER_BANK: Final = 500
-POLLS_IN_FLIGHT: Final = 256
+POLLS_IN_FLIGHT: Final = Limits().polls_in_flight
 """The agent's default, given to the lean client too."""
 _FIRST_PASS_S: Final = 120.0
 _LOOK_S: Final = 0.05

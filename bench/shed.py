@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from agent.config import Limits
 from bench import lean
 from bench.command import arguments, main_of
 from bench.figures import Noise, Run, finish, introduce, say, summary
@@ -25,7 +26,7 @@ from contract.messages import Report
 from sim.broker import LocalBroker
 
 DEVICES_PER_BANK: Final = 500
-IN_FLIGHT: Final = 500
+IN_FLIGHT: Final = Limits().in_flight
 """The agent's default, given to the lean client too."""
 PEER: Final = (
     "peer: the nearest open-source curtailment server takes 31 to 38 s at 1,000 miners on such a machine (quoted, "

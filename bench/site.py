@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.control import Control
+from bench.conversation import PlantControl
 from bench.plant import METER_PROFILE, split
 from bench.process import Child, child
 from contract.mqtt_settings import MqttSettings
@@ -50,7 +50,7 @@ class Plant:
 
     shape: SiteShape
     process: Child
-    control: Control
+    control: PlantControl
     devices: Sequence[tuple[str, int]]
     meters: Sequence[int]
     """The port of each bank's meter; the site's last."""
@@ -69,7 +69,7 @@ async def plant(shape: SiteShape, folder: Path) -> AsyncIterator[Plant]:
     flags = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     async with child("plant", folder, "bench.plant", *flags) as process:
         ready = await process.ready_line()
-        control = await Control.open(ready["control"])
+        control = await PlantControl.open(ready["control"])
         try:
             yield Plant(shape, process, control, [(host, port) for host, port in ready["devices"]], ready["meters"])
         finally:

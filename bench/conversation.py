@@ -1,16 +1,44 @@
-"""The client of a plant's control channel: see `sim.devices.standalone` for what it can be asked."""
+"""The client of a control channel (`sim.devices.control`), and what a plant can be asked over it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from bench.process import BenchError
 
 LINE_BYTES: Final = 8 * 2**20
 ANSWER_S: Final = 30.0
 _PAGE: Final = 5_000
+
+
+class Conversation:
+    """One question at a time, each with its answer."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, where: str) -> Self:
+        """Talk to "HOST:PORT"."""
+        host, _, port = where.rpartition(":")
+        return cls(*await asyncio.open_connection(host, int(port), limit=LINE_BYTES))
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+    async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """The answer's fields. Raises `BenchError` where it is a refusal."""
+        self._writer.write(json.dumps({"op": op, **fields}).encode() + b"\n")
+        async with asyncio.timeout(ANSWER_S):
+            line = await self._reader.readline()
+        answer: dict[str, Any] = json.loads(line or b"{}")
+        if not answer.get("ok"):
+            raise BenchError(f"{op} was refused: {answer.get('error', 'the other side has ended')}")
+        return answer
 
 
 class Sighting(NamedTuple):
@@ -22,44 +50,26 @@ class Sighting(NamedTuple):
     obeyed: bool
 
 
-class Control:
-    """One conversation, one question at a time."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @classmethod
-    async def open(cls, where: str) -> Control:
-        """Talk to "HOST:PORT"."""
-        host, _, port = where.rpartition(":")
-        return cls(*await asyncio.open_connection(host, int(port), limit=LINE_BYTES))
-
-    async def close(self) -> None:
-        self._writer.close()
-        await self._writer.wait_closed()
+class PlantControl(Conversation):
+    """What a plant can be asked: see `sim.devices.standalone`."""
 
     async def reset(self) -> None:
         """All machines run at full power again, and the log is empty."""
-        await self._ask({"op": "reset"})
-
-    async def power_w(self) -> float:
-        """True power of all machines."""
-        return float((await self._ask({"op": "power"}))["power_w"])
+        await self.ask("reset")
 
     async def newest(self) -> int:
         """The number of the newest command."""
-        return int((await self._ask({"op": "commands_since", "limit": 0}))["seq"])
+        return int((await self.ask("commands_since", limit=0))["seq"])
 
     async def reads(self) -> int:
         """Requests since the last reset that were no commands."""
-        return int((await self._ask({"op": "commands_since", "limit": 0}))["reads"])
+        return int((await self.ask("commands_since", limit=0))["reads"])
 
     async def commands_since(self, seq: int) -> list[Sighting]:
         """All commands after number `seq`."""
         found: list[Sighting] = []
         while True:
-            answer = await self._ask({"op": "commands_since", "seq": seq, "limit": _PAGE})
+            answer = await self.ask("commands_since", seq=seq, limit=_PAGE)
             if answer["lost"]:
                 raise BenchError("the plant's log of commands ran over")
             for each in answer["commands"]:
@@ -67,12 +77,3 @@ class Control:
                 seq = each["seq"]
             if len(answer["commands"]) < _PAGE:
                 return found
-
-    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._writer.write(json.dumps(request).encode() + b"\n")
-        async with asyncio.timeout(ANSWER_S):
-            line = await self._reader.readline()
-        answer: dict[str, Any] = json.loads(line)
-        if not answer.get("ok"):
-            raise BenchError(f"the plant refused {request['op']}: {answer.get('error')}")
-        return answer
