@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from sim.simulation.outcome import Outcome
 from sim.simulation.run import Simulation, simulate
-from sim.simulation.scene import Ask, Options, Scene, SceneSite, draw
+from sim.simulation.scene import Ask, Options, Scene, SceneSite, draw, given_prices
 
-__all__ = ["Ask", "Options", "Outcome", "Scene", "SceneSite", "Simulation", "draw", "simulate"]
+__all__ = ["Ask", "Options", "Outcome", "Scene", "SceneSite", "Simulation", "draw", "given_prices", "simulate"]

@@ -19,7 +19,7 @@ from contract.bus import Bus, BusStats, Inbound, Will
 from contract.topics import parse_site_topic
 from controller.app import Controller
 from controller.config import ControllerConfig
-from controller.engine.decide import decide
+from controller.dispatch import Decide
 from controller.feeds.base import Feeds
 from controller.journal.base import JournalHealth, Record, Restored, StoredDecision
 from controller.journal.memory import MemoryJournal
@@ -132,6 +132,7 @@ class ControllerProcess:
         feeds: Feeds,
         rng: Random,
         leads: Callable[[ControllerProcess], bool],
+        decide: Decide,
     ) -> None:
         self.name: Final = f"controller-{number}"
         self.link: Final = self.name

@@ -12,6 +12,7 @@ from agent.compiled import nameplate
 from agent.site import SiteAgent
 from contract.messages import Workload
 from controller.asks import Rejected
+from controller.dispatch import Decide
 from controller.engine.decide import decide
 from controller.engine.model import HashPrice
 from controller.feeds.base import Feeds
@@ -54,13 +55,22 @@ Trace = Callable[[int, str], None]
 """Told what happens: true site time, and a sentence."""
 
 
-def simulate(options: Options | Scene, *, allow: Allowances | None = None, trace: Trace | None = None) -> Outcome:
-    """Run one seed, or a scene made by hand, and say what came of it. Raises what a daemon raises."""
+def simulate(
+    options: Options | Scene,
+    *,
+    allow: Allowances | None = None,
+    trace: Trace | None = None,
+    decides: Decide = decide,
+) -> Outcome:
+    """Run one seed, or a scene made by hand, and say what came of it. Raises what a daemon raises.
+
+    `decides` is what the controllers decide with; the checkers and the oracle have the engine's own.
+    """
     scene = draw(options) if isinstance(options, Options) else options
     limit_s = (scene.end_ms - scene.begin_ms) / 1_000 + SLACK_S
 
     async def main() -> Outcome:
-        async with Simulation(scene, allow=allow, trace=trace) as world:
+        async with Simulation(scene, allow=allow, trace=trace, decides=decides) as world:
             await world.run()
             return world.finish()
 
@@ -70,8 +80,16 @@ def simulate(options: Options | Scene, *, allow: Allowances | None = None, trace
 class Simulation:
     """A world on the running virtual loop. Enter it, `run` it, `finish` it; a test may do things in between."""
 
-    def __init__(self, scene: Scene, *, allow: Allowances | None = None, trace: Trace | None = None) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        *,
+        allow: Allowances | None = None,
+        trace: Trace | None = None,
+        decides: Decide = decide,
+    ) -> None:
         self.scene = scene
+        self._decides = decides
         self.rng = Random(scene.seed)
         self.outcome = Outcome(scene.seed, scene.begin_ms, scene.end_ms, tuple(s.kit.plan.id for s in scene.sites))
         self.suite = Suite(decide, scene.seed, allow, permute_every=PERMUTE_EVERY)
@@ -178,7 +196,15 @@ class Simulation:
         )
         rng = Random(self.rng.getrandbits(64))
         process = ControllerProcess(
-            self.scene, self._started, self.broker, self.journal, self.recorder, feeds, rng, self._leads
+            self.scene,
+            self._started,
+            self.broker,
+            self.journal,
+            self.recorder,
+            feeds,
+            rng,
+            self._leads,
+            self._decides,
         )
         self.controllers.append(process)
         self.leader = process

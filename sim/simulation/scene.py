@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -15,7 +15,6 @@ from typing import Any, Final
 from contract.units import MS_PER_HOUR, MS_PER_MINUTE, MS_PER_S
 from controller.feeds.table import SeriesTable, load_series, read_series
 from sim.faults import Fault, FaultKind, schedule
-from sim.jobs import JobMix
 from sim.plant import Ambient, series
 from sim.simulation.asks import Ask, draw_asks
 from sim.simulation.sites import SceneSite, draw_site
@@ -25,6 +24,7 @@ _AUGUST_MS: Final = round(datetime(2023, 8, 1, tzinfo=UTC).timestamp() * MS_PER_
 _DAYS: Final = (2, 28)
 SYNTHETIC_USD_PER_MWH: Final = (-250.0, -20.0, 0.0, 25.0, 45.0, 70.0, 95.0, 120.0, 160.0, 400.0, 5_000.0)
 """What an interval of the invented market may cost: ERCOT has seen both ends."""
+STEP_MS: Final = 5 * MS_PER_MINUTE
 SETTLED_MS: Final = 12 * MS_PER_MINUTE
 """The end of a run that no fault reaches into: the plan must come back to the oracle's."""
 CALM_MS: Final = 3 * MS_PER_MINUTE
@@ -98,17 +98,24 @@ def draw(options: Options) -> Scene:
 
 
 def synthetic_prices(rng: Random, begin_ms: int) -> SeriesTable:
-    """Five-minute prices that leap between the extremes, through the same loader as a market's file."""
-    step_ms = 5 * MS_PER_MINUTE
-    start_ms = begin_ms - begin_ms % step_ms - 2 * MS_PER_HOUR
-    lines = ["interval_start_utc,rt_usd_per_mwh"]
+    """Five-minute prices that leap between the extremes."""
+    prices = []
     price = rng.choice(SYNTHETIC_USD_PER_MWH)
-    for place in range(6 * 12):
+    for _ in range(6 * 12):
         if rng.random() < 0.6:
             price = rng.choice(SYNTHETIC_USD_PER_MWH) + round(rng.uniform(-5.0, 5.0), 2)
-        at = datetime.fromtimestamp((start_ms + place * step_ms) / MS_PER_S, UTC)
+        prices.append(price)
+    return given_prices(begin_ms - 2 * MS_PER_HOUR, prices)
+
+
+def given_prices(from_ms: int, usd_per_mwh: Sequence[float]) -> SeriesTable:
+    """Five-minute prices from the interval on that holds a moment, through the same loader as a market's file."""
+    start_ms = from_ms - from_ms % STEP_MS
+    lines = ["interval_start_utc,rt_usd_per_mwh"]
+    for place, price in enumerate(usd_per_mwh):
+        at = datetime.fromtimestamp((start_ms + place * STEP_MS) / MS_PER_S, UTC)
         lines.append(f"{at:%Y-%m-%dT%H:%MZ},{price:.2f}")
-    return read_series(io.StringIO("\n".join(lines)), "synthetic prices")
+    return read_series(io.StringIO("\n".join(lines)), "given prices")
 
 
 @functools.cache
@@ -126,4 +133,4 @@ def august_weather() -> Callable[[int], Ambient]:
     return series(int(dry.start_ms[0]), MS_PER_HOUR, readings)
 
 
-__all__ = ["Ask", "JobMix", "Options", "Scene", "SceneSite", "draw", "synthetic_prices"]
+__all__ = ["Ask", "Options", "Scene", "SceneSite", "draw", "given_prices"]
