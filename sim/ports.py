@@ -1,7 +1,7 @@
 """The seam inside the simulation: what a simulated device sees of the plant behind it.
 
 The plant owns the physics and is advanced by its owner; a device server only reads the machine it fronts and passes
-commands on, as a control board does. Faults are asked of the port at every exchange, so a test can turn them on and off.
+commands on, as a control board does. Faults are asked of the port at every exchange: a test can turn them on and off.
 """
 
 from __future__ import annotations
