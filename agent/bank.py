@@ -110,7 +110,7 @@ class HashBank:
         wanted = (hold.setpoint_w, hold.may_raise, unread_w)
         if wanted == self._hold and not self.dirty:
             return
-        if self._hold is None or hold.setpoint_w != self._hold[0]:
+        if self._hold is None or self._moves(hold.setpoint_w, self._hold[0]):
             self._trim.reset()
         was_dirty, self.dirty = self.dirty, False
         self._hold = wanted
@@ -129,6 +129,13 @@ class HashBank:
 
     def survey(self, now_ms: int) -> Survey:
         return _Sum(self.devices, now_ms, self._stale_ms, self._hot_share_milli).survey(self, self._planned_w)
+
+    def _moves(self, setpoint_w: int | None, before_w: int | None) -> bool:
+        """Whether a setpoint is another one. One told every few seconds, a few watts off the last, must not keep what
+        the meter shows from ever being looked at."""
+        if setpoint_w is None or before_w is None or 0 in (setpoint_w, before_w):
+            return setpoint_w != before_w
+        return abs(setpoint_w - before_w) > self._deadband_w // 4
 
     def _steadied(self, unread_w: int | None) -> int | None:
         """A meter wanders: what it leaves for unreadable devices changes only by more than a device or two."""
