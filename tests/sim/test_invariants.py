@@ -33,7 +33,7 @@ def _seed(seed: int) -> ParameterSet:
     return pytest.param(seed, marks=[pytest.mark.xfail(reason=OPEN[seed], strict=False)] if seed in OPEN else [])
 
 
-@pytest.mark.parametrize("seed", map(_seed, range(1, SEEDS + 1)))
+@pytest.mark.parametrize("seed", [_seed(seed) for seed in range(1, SEEDS + 1)])
 def test_every_invariant_holds_whatever_goes_wrong(seed: int) -> None:
     """And something did go wrong, was asked, obeyed and proven by power, and the oracle had its say."""
     outcome = simulate(Options(seed=seed, minutes=MINUTES))
