@@ -37,9 +37,19 @@ HASHPRICE: Final = "btc"
 class AgentProcess:
     """One site's agent, through all its incarnations. What it persists outlives them."""
 
-    def __init__(self, scene: SceneSite, site: SimSite, broker: MemoryBroker, recorder: Recorder, rng: Random) -> None:
+    def __init__(
+        self,
+        scene: SceneSite,
+        site: SimSite,
+        broker: MemoryBroker,
+        recorder: Recorder,
+        rng: Random,
+        *,
+        link: str | None = None,
+    ) -> None:
+        """`link` is its name at the broker, where a second agent of one site has another."""
         self.name: Final = scene.kit.plan.id
-        self.link: Final = f"agent-{self.name}"
+        self.link: Final = link or f"agent-{self.name}"
         self.store = MemoryStateStore()
         self.agent: SiteAgent | None = None
         """None while it is down."""

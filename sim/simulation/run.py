@@ -109,6 +109,7 @@ class Simulation:
         self._services: dict[str, Service] = {}
         self._started = 0
         self._on_since: dict[tuple[str, str], tuple[bool, int]] = {}
+        self._edges = edges(scene.faults)
         self._asks: list[Ask] = []
         self._lifts: list[tuple[int, Ask]] = []
         self._found = 0
@@ -142,10 +143,10 @@ class Simulation:
         for site in self.sites.values():
             await site.stop()
 
-    async def run(self) -> None:
-        """Until the end of the scene."""
-        todo = edges(self.scene.faults)
-        while self.now_ms < self.scene.end_ms:
+    async def run(self, until_ms: int | None = None) -> None:
+        """Until a moment, or the end of the scene. May be called again to go on."""
+        end_ms, todo = self.scene.end_ms if until_ms is None else until_ms, self._edges
+        while self.now_ms < end_ms:
             due_ms = self.now_ms - self.now_ms % STEP_MS + STEP_MS
             while todo and todo[0].at_ms <= due_ms:
                 edge = todo.pop(0)
