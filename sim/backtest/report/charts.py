@@ -22,8 +22,9 @@ Ticks = Sequence[tuple[float, str]]
 WIDTH: Final = 960
 LEFT: Final = 72
 RIGHT: Final = 16
-TOP: Final = 12
+TOP: Final = 26
 BOTTOM: Final = 30
+TEXT_HEIGHT: Final = 13
 POINTS: Final = 900
 """Points of a line at most: about one per pixel."""
 
@@ -106,7 +107,7 @@ def chart(
         body.append(_stack(stack[0], stack[1], x_axis, y_axis, height))
     body.extend(_line(line, x_axis, y_axis, height) for line in lines)
     if y_label:
-        body.append(f'<text class="unit" x="4" y="{TOP + 2}">{escape(y_label)}</text>')
+        body.append(f'<text class="unit" x="8" y="15">{escape(y_label)}</text>')
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(name)}">'
         f"<title>{escape(name)}</title>{''.join(body)}</svg>"
@@ -134,8 +135,12 @@ def thin(x: F8, y: F8, points: int = POINTS) -> tuple[F8, F8]:
 
 def _grid(x_axis: Axis, y_axis: Axis, height: int) -> str:
     out: list[str] = []
+    last_y = float(height)
     for value, text in y_axis.ticks:
         y = _y(y_axis, value, height)
+        if value != 0.0 and last_y - y < TEXT_HEIGHT:
+            continue  # crowded: near zero of a logarithmic axis
+        last_y = y
         out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         out.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>')
     for value, text in x_axis.ticks:
