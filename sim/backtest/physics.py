@@ -71,7 +71,8 @@ def feeder_paths(site: Site) -> list[tuple[int, ...]]:
     """Of each feeder itself and all above it, up to the main."""
     paths = []
     for index in range(len(site.feeders)):
-        path, at = [], index if site.feeders else None
+        path: list[int] = []
+        at: int | None = index
         while at is not None and len(path) <= len(site.feeders):
             path.append(at)
             at = site.feeders[at].parent
@@ -94,7 +95,7 @@ def firm_usd_per_mwh(firm: FirmLoad) -> float:
     return firm.usd_per_mwh + firm.shed_usd_per_mwh
 
 
-def obligation_targets(site: Site, timeline: Timeline) -> tuple[F8, F8]:
+def obligation_targets(timeline: Timeline) -> tuple[F8, F8]:
     """(T,) the lowest obligation target in force, infinite where none, and (T,) hours of the interval it is due for.
 
     An interval that a window touches has its target for all of its power, and pays for the hours it shares with it.
