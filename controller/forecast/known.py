@@ -59,6 +59,8 @@ class Outlook:
     """(H,) chance that the step holds a coincident peak that is billed."""
     ambient_c: F8 | None = None
     """(H,) None where no temperature was ever known."""
+    note: str = ""
+    """What was missing and what stands in for it; empty where the forecast is all that its name says."""
 
 
 class Forecast(Protocol):

@@ -1,0 +1,39 @@
+"""The price stays what it is, and within some hours becomes what it was at this time of day."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from controller.forecast.known import F8, Known
+from controller.forecast.moment import Moment, days_before, median_of_days
+
+DAYS: Final = 7
+"""Days the usual price of a time of day is the median of. A spike on one evening does not move it."""
+FADE_H: Final = 1.0
+"""After so many hours a third of the present price's departure is left."""
+
+
+class Persistence:
+    """Price path from the price alone. Nothing to fit."""
+
+    def fit(self, past: Known) -> None:
+        """Nothing is learned."""
+
+    def path(self, now: Moment) -> tuple[F8, str]:
+        """(N,) USD/MWh from the running interval on, and what stands in for what is missing. NaN where no price is
+        known at all."""
+        usual = usual_price(now)
+        if np.isnan(now.last):
+            return usual, "no price known"
+        short = np.isnan(usual)
+        usual = np.where(short, now.last, usual)
+        fade = np.exp(-(now.starts - now.first_ms) / (FADE_H * 3_600_000))
+        path: F8 = usual + (now.last - usual) * fade
+        return path, "less than a day of prices: the last one stays" if short.all() else ""
+
+
+def usual_price(now: Moment) -> F8:
+    """(N,) the median of the last days at the same time of day; NaN where there is none."""
+    return median_of_days(days_before(now.price, now.starts, DAYS))
