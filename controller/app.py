@@ -16,13 +16,13 @@ from typing import Final
 
 from contract.bus import Bus
 from contract.clock import Clock
-from contract.messages import Order, Receipt
+from contract.messages import Nameplate, Order, Receipt
 from contract.topics import AGENT_KINDS, all_sites
 from controller.asks import Rejected
 from controller.config import ControllerConfig
 from controller.dispatch import Decide, Dispatched, Dispatcher
 from controller.engine.decide import decide as engine_decide
-from controller.engine.model import MODEL_VERSION, Obligation, Override, SiteDecision
+from controller.engine.model import MODEL_VERSION, Obligation, SiteDecision
 from controller.feeds.base import Feeds
 from controller.feeds.mqtt import MqttPrices
 from controller.freeze import Freezer
@@ -31,6 +31,7 @@ from controller.journal.base import EventRecord, Journal, OverrideRecord, Signal
 from controller.loop import ControlLoop
 from controller.metrics import Metrics
 from controller.overrides import OverrideAsk, Overrides, OverrideSet
+from controller.overrides_model import Imposed
 from controller.publish import Publisher
 from controller.reactions import Reactions
 from controller.signals import Accepted, SignalAsk, Signals
@@ -57,7 +58,7 @@ class SignalOutcome:
 class OverrideOutcome:
     """An override that was taken, and what follows from it."""
 
-    override: Override
+    override: Imposed
     created: bool
     now: Dispatched | None
 
@@ -99,7 +100,7 @@ class Controller:
         self.metrics = Metrics()
         self.fleet = Fleet()
         self.signals = Signals(rng)
-        self.overrides = Overrides(rng)
+        self.overrides = Overrides(rng, self._plate_of)
         self.freezer = Freezer(config, self.feeds, self.signals, self.overrides)
         self.publisher = Publisher(bus, clock, journal, self.metrics, history=history)
         self.dispatcher = Dispatcher(
@@ -182,9 +183,19 @@ class Controller:
             self.journal.write(OverrideRecord(self.clock.wall_ms(), "set", done.override))
         return OverrideOutcome(done.override, done.created, now)
 
-    def lift_override(self, key: str) -> Override | None:
-        """Take an override off and decide its site at once; None where there is none."""
-        override = self.overrides.lift(key)
+    def extend_override(
+        self, key: str, ends_at_ms: int, *, reason: str, by: str = "", ticket: str | None = None
+    ) -> Imposed | Rejected:
+        """Give an override another end. Nothing is decided for it: what is in force now stays so."""
+        now_ms = self.clock.wall_ms()
+        done = self.overrides.extend(key, ends_at_ms, now_ms, reason=reason, by=by, ticket=ticket)
+        if isinstance(done, Imposed):
+            self.journal.write(OverrideRecord(now_ms, "set", done))
+        return done
+
+    def lift_override(self, key: str, *, by: str = "", reason: str = "") -> Imposed | None:
+        """Revoke an override and decide its site at once; None where there is none that is not over."""
+        override = self.overrides.revoke(key, self.clock.wall_ms(), by=by, reason=reason)
         if override is not None:
             self._dispatch(override.site, "override")
             self.journal.write(OverrideRecord(self.clock.wall_ms(), "lift", override))
@@ -236,6 +247,10 @@ class Controller:
         state = self.fleet.get(site)
         return None if state is None else self.dispatcher.dispatch([state], trigger).get(site)
 
+    def _plate_of(self, site: str) -> Nameplate | None:
+        state = self.fleet.get(site)
+        return None if state is None else state.nameplate
+
     async def _restore(self) -> None:
         now_ms = self.clock.wall_ms()
         restored = await self.journal.open(now_ms)
@@ -248,7 +263,8 @@ class Controller:
                 # Not an order yet: the site is decided when it reports, with this as what was decided last.
                 self.fleet.learn(site).decided = Decided("restored", now_ms, "restored", decision)
         self._started = True
-        told = f"{len(restored.obligations)} signals, {len(restored.overrides)} overrides"
+        alive = sum(not each.is_over(now_ms) for each in self.overrides.entries())
+        told = f"{len(restored.obligations)} signals, {alive} overrides"
         _LOG.info("started: epoch %d, restored %s", restored.epoch, told)
         self._event("controller_started", f"epoch {restored.epoch}, restored {told}")
 

@@ -96,7 +96,7 @@ class Restored:
     obligations: Sequence[Obligation] = ()
     """Accepted, not withdrawn, not over."""
     overrides: Sequence[Override] = ()
-    """Set, not lifted, not over."""
+    """Set; what is over, by its end or revoked, for a day after."""
     decisions: Mapping[str, SiteDecision] = field(default_factory=dict)
     """The last of each site, where one is recent."""
 

@@ -19,9 +19,11 @@ from controller.journal.base import (
     StoredDecision,
 )
 from controller.journal.codec import decision_body, join, params_body, plate_body, snapshot_rest
+from controller.overrides_model import Imposed
 
 DECISIONS_MAX: Final = 50_000
 RECORDS_MAX: Final = 100_000
+OVERRIDES_BACK_MS: Final = 24 * 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,9 @@ class MemoryJournal:
             epoch_durable=True,
             obligations=[each for each in self._obligations.values() if each.ends_at_ms > now_ms],
             overrides=[
-                each for each in self._overrides.values() if each.ends_at_ms is None or each.ends_at_ms > now_ms
+                each
+                for each in self._overrides.values()
+                if each.ends_at_ms is None or each.ends_at_ms > now_ms - OVERRIDES_BACK_MS
             ],
             decisions=dict(self._last),
         )
@@ -86,10 +90,9 @@ class MemoryJournal:
                 else:
                     self._obligations.pop(record.obligation.id, None)
             case OverrideRecord():
-                if record.action == "set":
+                self._overrides.pop(record.override.id, None)
+                if record.action == "set" or isinstance(record.override, Imposed):  # a revoked one is shown for a day
                     self._overrides[record.override.id] = record.override
-                else:
-                    self._overrides.pop(record.override.id, None)
             case _:
                 pass
         self.records.append(record)

@@ -9,16 +9,19 @@ from sqlalchemy import Table, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from controller.engine.model import Obligation, Override, SiteDecision
+from controller.engine.model import Obligation, SiteDecision
 from controller.journal.base import Restored
 from controller.journal.codec import unpack
 from controller.journal.tables import DECISIONS, EPOCHS, OVERRIDES, SIGNALS
+from controller.overrides_model import Imposed
 
 _LOG = logging.getLogger(__name__)
 _TRIES: Final = 20
 _LOOK_BACK: Final = 100_000
 """Rows of decisions searched for the last of each site."""
 _OPERATOR_MAX: Final = 100_000
+OVERRIDES_BACK_MS: Final = 24 * 3_600_000
+"""What is over is found again for so long: ops ask for it, and the wall clock may be wrong at the start."""
 
 
 async def raise_epoch(engine: AsyncEngine, floor: int, now_ms: int) -> tuple[int, bool]:
@@ -46,13 +49,13 @@ async def read_restored(engine: AsyncEngine, epoch: int, durable: bool, now_ms: 
     """Signals and overrides in force, and the last decision of each site."""
     async with engine.connect() as connection:
         signals = await _standing(connection, SIGNALS, "accept", now_ms)
-        overrides = await _standing(connection, OVERRIDES, "set", now_ms)
+        overrides = await _overrides(connection, now_ms - OVERRIDES_BACK_MS)
         decisions = await _last_decisions(connection)
     return Restored(
         epoch=epoch,
         epoch_durable=durable,
         obligations=[Obligation.model_validate_json(body) for body in signals],
-        overrides=[Override.model_validate_json(body) for body in overrides],
+        overrides=overrides,
         decisions=decisions,
     )
 
@@ -69,6 +72,28 @@ async def _standing(connection: AsyncConnection, table: Table, opens: str, now_m
     for row in await connection.execute(query):
         last.setdefault(row.id, row.body if row.action == opens else None)
     return [body for body in reversed(last.values()) if body is not None]
+
+
+async def _overrides(connection: AsyncConnection, since_ms: int) -> list[Imposed]:
+    """The last word on every override that is not over, or came to its end or was revoked after `since_ms`.
+
+    By the last word, not by each: one whose end was drawn in must not come back with the end it had before.
+    """
+    recent = or_(OVERRIDES.c.ends_at_ms.is_(None), OVERRIDES.c.ends_at_ms > since_ms)
+    newest = select(func.max(OVERRIDES.c.n)).group_by(OVERRIDES.c.id)
+    query = (
+        select(OVERRIDES.c.action, OVERRIDES.c.body)
+        .where(recent, OVERRIDES.c.n.in_(newest))
+        .order_by(OVERRIDES.c.n.desc())
+        .limit(_OPERATOR_MAX)
+    )
+    found: list[Imposed] = []
+    for row in await connection.execute(query):
+        each = Imposed.model_validate_json(row.body)
+        stands = row.action == "set" and each.revoked_at_ms is None
+        if stands or (each.revoked_at_ms is not None and each.revoked_at_ms > since_ms):
+            found.append(each)
+    return found[::-1]
 
 
 async def _last_decisions(connection: AsyncConnection) -> dict[str, SiteDecision]:

@@ -176,6 +176,8 @@ def hybrid() -> SiteState:
 
 def override(state: SiteState | None = None, **ask: Any) -> OverrideSet | Rejected:
     fields: dict[str, Any] = {"site": "alpha", "kind": OverrideKind.HOLD, "reason": "works"} | ask
+    if not {"ends_at_ms", "duration_ms"} & set(ask):
+        fields["duration_ms"] = 60_000
     return Overrides(Random(1)).impose(OverrideAsk(**fields), state or hybrid(), WALL_MS)
 
 
@@ -185,9 +187,18 @@ class TestOverrides:
         done = overrides.impose(OverrideAsk(site="alpha", kind=OverrideKind.LOCKOUT, reason="works"), hybrid(), WALL_MS)
         assert isinstance(done, OverrideSet)
         assert [each.id for each in overrides.active("alpha", WALL_MS + 9 * DAY_MS)] == [done.override.id]
-        assert overrides.lift(done.override.id) == done.override
-        assert overrides.active("alpha", WALL_MS) == ()
-        assert overrides.lift(done.override.id) is None
+        revoked = overrides.revoke(done.override.id, WALL_MS + 5, by="ops", reason="works are over")
+        assert revoked is not None
+        assert (revoked.revoked_by, revoked.revoke_reason, revoked.version) == ("ops", "works are over", 2)
+        assert overrides.active("alpha", WALL_MS + 5) == ()
+        assert overrides.revoke(done.override.id, WALL_MS + 5) is None
+
+    @pytest.mark.parametrize("kind", [kind for kind in OverrideKind if kind is not OverrideKind.LOCKOUT])
+    def test_no_other_may_be_without_an_end(self, kind: OverrideKind) -> None:
+        watts = 5_000 if kind in (OverrideKind.CAP, OverrideKind.FLOOR) else None
+        refused = override(kind=kind, value_w=watts, duration_ms=None)
+        assert isinstance(refused, Rejected)
+        assert (refused.kind, refused.field) == ("invalid", "ends_at")
 
     @pytest.mark.parametrize(
         ("ask", "kind", "field"),

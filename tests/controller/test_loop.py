@@ -197,9 +197,11 @@ def test_a_restart_keeps_signals_and_overrides_and_raises_the_epoch() -> None:
         async with World() as world:
             await asyncio.sleep(30)
             world.controller.signal(SignalAsk(site="site-0", target_w=BASE_W + RATED_W, duration_ms=3_600_000, id="s1"))
-            stop = OverrideAsk(site="site-0", kind=OverrideKind.EMERGENCY_STOP, reason="smoke", id="o1")
+            stop = OverrideAsk(
+                site="site-0", kind=OverrideKind.EMERGENCY_STOP, reason="smoke", id="o1", duration_ms=3_600_000
+            )
             world.controller.impose(stop)
-            lifted = OverrideAsk(site="site-0", kind=OverrideKind.HOLD, reason="no more", id="o2")
+            lifted = OverrideAsk(site="site-0", kind=OverrideKind.HOLD, reason="no more", id="o2", duration_ms=60_000)
             world.controller.impose(lifted)
             world.controller.lift_override("o2")
             await asyncio.sleep(30)
