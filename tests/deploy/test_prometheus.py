@@ -1,0 +1,180 @@
+"""Every alert fires on what it is for and is quiet otherwise, by promtool itself; every one has its runbook."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+ROOT: Final = Path(__file__).parents[2]
+RULES: Final = ROOT / "deploy/prometheus/rules/wattshift.yml"
+RUNBOOKS: Final = ROOT / "docs/runbooks.md"
+
+C, A = {"instance": "c:8480", "job": "wattshift-controller"}, {"instance": "a:9481", "job": "wattshift-agent"}
+CASES: Final[dict[str, tuple[list[tuple[str, dict[str, str], str]], str, dict[str, str]]]] = {
+    # alert: (series, the values each takes every 10 s), when to look, labels expected besides alert and severity
+    "WattshiftObligationShort": (
+        [("wattshift_site_shortfall_watts", {"site": "n", "kind": "obligation"}, "0 0 5000x60")], "1m", {"site": "n"},
+    ),
+    "WattshiftObligationUnmet": (
+        [
+            ("wattshift_site_metered_watts", {"site": "n"}, "103000x60"),
+            ("wattshift_site_cap_watts", {"site": "n"}, "100000x60"),
+            ("wattshift_site_obligation_open", {"site": "n"}, "1x60"),
+        ],
+        "50s",
+        {"site": "n"},
+    ),
+    "WattshiftCapBreach": (
+        [
+            ("wattshift_site_metered_watts", {"site": "n"}, "103000x60"),
+            ("wattshift_site_cap_watts", {"site": "n"}, "100000x60"),
+        ],
+        "2m",
+        {"site": "n"},
+    ),
+    "WattshiftFeederDerated": (
+        [("wattshift_agent_feeder_derate_watts", {"feeder": "row-a"}, "0 9000x60")], "1m", {"feeder": "row-a"},
+    ),
+    "WattshiftBankNotFollowing": (
+        [("wattshift_site_receipt_banks", {"site": "n", "state": "drifted"}, "1x60")], "6m", {"site": "n"},
+    ),
+    "WattshiftThermalTrip": (
+        [("wattshift_agent_bank_interlock", {"bank": "b", "kind": "over_temperature"}, "0 1x60")], "1m",
+        {"bank": "b", "kind": "over_temperature"},
+    ),
+    "WattshiftInterlock": (
+        [("wattshift_agent_bank_interlock", {"bank": "b", "kind": "operator"}, "1x60")], "2m",
+        {"bank": "b", "kind": "operator"},
+    ),
+    "WattshiftSiteStale": ([("wattshift_site_report_age_seconds", {"site": "n"}, "0+10x60")], "3m", {"site": "n"}),
+    "WattshiftFailSafe": ([("wattshift_agent_mode", {**A, "mode": "fail_safe"}, "1x60")], "3m", {"mode": "fail_safe"}),
+    "WattshiftLocalControl": ([("wattshift_agent_mode", {**A, "mode": "local"}, "0 1x60")], "1m", {"mode": "local"}),
+    "WattshiftTwoAgents": ([("wattshift_site_boot_conflict", {"site": "n"}, "0 1x60")], "1m", {"site": "n"}),
+    "WattshiftSiteFenced": ([("wattshift_site_fenced", {"site": "n"}, "1x60")], "2m", {"site": "n"}),
+    "WattshiftGaugeLost": ([("wattshift_agent_gauge_ok", {"gauge": "main"}, "0x60")], "6m", {"gauge": "main"}),
+    "WattshiftControllerDown": ([("up", C, "0x60")], "2m", C),
+    "WattshiftAgentDown": ([("up", A, "0x60")], "3m", A),
+    "WattshiftNoTick": ([("wattshift_controller_ticks_total", C, "7x90")], "7m", C),
+    "WattshiftFailover": ([("wattshift_controller_epoch", C, "1 1 2x60")], "1m", C),
+    "WattshiftDecideCrash": ([("wattshift_controller_decide_crashes_total", C, "0 0 1x60")], "1m", C),
+    "WattshiftDecisionSlow": (
+        [
+            ("wattshift_controller_decision_seconds_bucket", {**C, "le": "1"}, "0x120"),
+            ("wattshift_controller_decision_seconds_bucket", {**C, "le": "2"}, "0+1x120"),
+            ("wattshift_controller_decision_seconds_bucket", {**C, "le": "+Inf"}, "0+1x120"),
+        ],
+        "9m",
+        {"instance": "c:8480"},
+    ),
+    "WattshiftJournalLosing": ([("wattshift_controller_journal_dropped_total", C, "0 0 3x60")], "1m", C),
+    "WattshiftJournalBehind": ([("wattshift_controller_journal_queue_rows", C, "6000x60")], "6m", C),
+    "WattshiftPriceStale": ([("wattshift_energy_price_age_seconds", {"feed": "p"}, "1300x60")], "2m", {"feed": "p"}),
+    "WattshiftFeedDown": ([("wattshift_feed_ok", {"feed": "p"}, "0x120")], "16m", {"feed": "p"}),
+}  # fmt: skip
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="no promtool on this machine: install the package prometheus"
+)
+
+
+def alerts() -> dict[str, dict[str, Any]]:
+    """The rules file's alerts by name."""
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def test_every_alert_has_a_case_a_severity_and_a_runbook_that_exists() -> None:
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in RUNBOOKS.read_text().splitlines()
+        if line.startswith("#")
+    }
+    for name, rule in alerts().items():
+        assert name in CASES
+        assert rule["labels"]["severity"] in ("page", "ticket", "info")
+        path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert path == "docs/runbooks.md"
+        assert anchor in headings, name
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_an_alert_fires_on_what_it_is_for_and_is_quiet_otherwise(name: str, tmp_path: Path) -> None:
+    series, at, labels = CASES[name]
+    rule = alerts()[name]
+    quiet = {"alertname": name, "eval_time": at, "exp_alerts": []}
+    fired = {"exp_labels": {**labels, "severity": rule["labels"]["severity"]}}
+    firing = [{"series": _series(metric, tags), "values": values} for metric, tags, values in series]
+    calm = [{"series": _series(metric, tags), "values": _calm(metric)} for metric, tags, _ in series]
+    own = {"rule_files": ["own.yml"], "evaluation_interval": "10s"}
+    (tmp_path / "own.yml").write_text(yaml.safe_dump({"groups": [{"name": "g", "rules": [_bare(rule)]}]}))
+    loud_test = {"interval": "10s", "input_series": firing,
+                 "alert_rule_test": [{**quiet, "exp_alerts": [_with_series_labels(fired, name, series)]}]}  # fmt: skip
+    calm_test = {"interval": "10s", "input_series": calm, "alert_rule_test": [quiet]}
+    (tmp_path / "t.yml").write_text(yaml.safe_dump({**own, "tests": [loud_test, calm_test]}))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "t.yml"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_the_configuration_and_the_rules_are_what_prometheus_takes() -> None:
+    for kind, path in (("config", RULES.parent.parent / "prometheus.yml"), ("rules", RULES)):
+        done = subprocess.run(
+            ["promtool", "check", kind, str(path)], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(
+    shutil.which("amtool") is None, reason="no amtool on this machine: install the package prometheus-alertmanager"
+)
+def test_alertmanager_takes_its_configuration_and_pages_go_to_the_pager() -> None:
+    path = ROOT / "deploy/alertmanager/alertmanager.yml"
+    done = subprocess.run(
+        ["amtool", "check-config", str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for severity, receiver in (("page", "pager"), ("ticket", "tickets"), ("info", "log")):
+        routed = subprocess.run(
+            ["amtool", "config", "routes", "test", f"--config.file={path}", f"severity={severity}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert routed.stdout.strip() == receiver
+
+
+def _series(metric: str, tags: dict[str, str]) -> str:
+    return metric + "{" + ",".join(f'{key}="{value}"' for key, value in tags.items()) + "}"
+
+
+def _calm(metric: str) -> str:
+    """The same series when all is well."""
+    if metric == "up" or metric.endswith("_ok"):
+        return "1x120"
+    if metric.endswith(("_ticks_total", "_bucket")):
+        return "0+10x120"
+    return "1x120" if metric.endswith(("_epoch", "_cap_watts")) else "0x120"
+
+
+def _bare(rule: dict[str, Any]) -> dict[str, Any]:
+    """The rule without its words, which promtool would compare too."""
+    return {key: value for key, value in rule.items() if key != "annotations"}
+
+
+def _with_series_labels(
+    fired: dict[str, Any], name: str, series: list[tuple[str, dict[str, str], str]]
+) -> dict[str, Any]:
+    """The labels an alert carries: of its series, but where the expression aggregates them away."""
+    aggregated = any(word in alerts()[name]["expr"] for word in ("by (", "sum(", "max("))
+    own = {} if aggregated else series[0][1]
+    return {"exp_labels": {**own, **fired["exp_labels"]}}
