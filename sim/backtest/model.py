@@ -292,3 +292,5 @@ class Books:
     flex_capture: float | None
     decision_p50_ms: float
     decision_p99_ms: float
+    violations: dict[str, int] = field(default_factory=dict)
+    """`invariant_violations` by kind, see `plant.VIOLATIONS`."""
