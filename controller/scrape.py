@@ -6,8 +6,10 @@ what is per bank stands at `GET /v1/sites/{site}`. Base units: watts, seconds, U
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,6 +20,7 @@ from contract.units import MS_PER_S
 from controller.app import CONFLICT_ALARM_MS, Controller
 from controller.state import SiteState
 
+VERSION: Final = version("wattshift")
 SITES_MAX: Final = 5_000
 """Series of more sites than these are left out, and `wattshift_controller_sites` says how many there are."""
 
@@ -39,6 +42,9 @@ class FleetCollector(Collector):
     def _process(self) -> Iterator[Metric]:
         c = self._controller
         health, bus = c.journal.health, c.bus.stats
+        build = _family("controller_build_info", "1, labelled with what is running", ["version", "python"])
+        _add(build, [VERSION, platform.python_version()], 1)
+        yield build
         yield _gauge("controller_epoch", "Epoch of this controller's orders", c.epoch)
         yield _gauge("controller_sites", "Sites known", len(c.fleet))
         for check in c.checks():
@@ -96,15 +102,38 @@ class FleetCollector(Collector):
             for state in states:
                 _add(family, [state.site], read(state, mono_ms))
             yield family
-        open_now = _family("site_obligation_open", "1 while a curtailment obligation is open", ["site"])
-        for state in states:
-            obligation = self._controller.signals.open_at(state.site, wall_ms)
-            _add(open_now, [state.site], int(obligation is not None))
-        yield open_now
+        yield from self._obligations(states, wall_ms)
         yield from _by_workload(states)
+        yield from _partitions(states)
         yield _feeder_watts(states)
         yield _receipt_states(states)
         yield _shortfalls(states)
+
+    def _obligations(self, states: list[SiteState], wall_ms: int) -> Iterator[Metric]:
+        open_now = _family("site_obligation_open", "1 while a curtailment obligation is open", ["site"])
+        target = _family("site_obligation_target_watts", "What the open obligation allows at the meter", ["site"])
+        baseline = _family("site_obligation_baseline_watts", "What the reduction is counted from", ["site"])
+        for state in states:
+            obligation = self._controller.signals.open_at(state.site, wall_ms)
+            _add(open_now, [state.site], int(obligation is not None))
+            if obligation is not None:
+                _add(target, [state.site], obligation.target_w)
+                _add(baseline, [state.site], obligation.baseline_w)
+        yield from (open_now, target, baseline)
+
+
+def _partitions(states: list[SiteState]) -> Iterator[Metric]:
+    nodes = _family("site_hpc_nodes", "Nodes of a site's partitions, in service or busy", ["site", "state"])
+    jobs = _family("site_hpc_jobs", "Jobs by state, firm or flexible", ["site", "state", "kind"])
+    for state in states:
+        if state.report is None or not state.report.partitions:
+            continue
+        _add(nodes, [state.site, "up"], sum(p.nodes_up for p in state.report.partitions))
+        _add(nodes, [state.site, "busy"], sum(p.nodes_busy for p in state.report.partitions))
+        counts = Counter((job.state, job.firm) for p in state.report.partitions for job in p.jobs)
+        for (phase, firm), count in sorted(counts.items()):
+            _add(jobs, [state.site, phase, "firm" if firm else "flexible"], count)
+    yield from (nodes, jobs)
 
 
 def _by_workload(states: list[SiteState]) -> Iterator[Metric]:

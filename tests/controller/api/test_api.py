@@ -358,6 +358,8 @@ class TestMetrics:
             'wattshift_site_planned_watts{site="alpha"} 1.05e+06',
             'wattshift_site_cap_watts{site="alpha"} 1.05e+06',
             'wattshift_site_obligation_open{site="alpha"} 1.0',
+            'wattshift_site_obligation_target_watts{site="alpha"} 1.05e+06',
+            'wattshift_controller_build_info{python="',
             'wattshift_site_target_watts{site="alpha",workload="hash"} 1e+06',
             'wattshift_site_break_even_usd_per_mwh{bank="best",site="alpha"} 83.25',
             'wattshift_feeder_watts{feeder="main",site="alpha",source="meter"} 2.05e+06',
