@@ -23,6 +23,7 @@ from controller.config import ControllerConfig
 from controller.dispatch import Decide, Dispatched, Dispatcher
 from controller.engine.decide import decide as engine_decide
 from controller.engine.model import MODEL_VERSION, Obligation, SiteDecision
+from controller.events import Events, WatchedJournal
 from controller.feeds.base import Feeds
 from controller.feeds.mqtt import MqttPrices
 from controller.freeze import Freezer
@@ -95,7 +96,8 @@ class Controller:
         self.config = config
         self.bus = bus
         self.clock = clock
-        self.journal = journal
+        self.events = Events()
+        journal = self.journal = WatchedJournal(journal, self.events)
         self.feeds = feeds or Feeds()
         self.metrics = Metrics()
         self.fleet = Fleet()

@@ -85,9 +85,14 @@ class Dispatcher:
             out.update(self._dispatch_group(group, self.params_of(group[0].site), trigger))
         return out
 
-    def preview(self, state: SiteState, as_if_ms: int) -> SiteDecision | None:
-        """What would be decided at `as_if_ms` with what is known now. Nothing is published or journalled."""
+    def preview(
+        self, state: SiteState, as_if_ms: int, alter: Callable[[SiteSnapshot], SiteSnapshot] | None = None
+    ) -> SiteDecision | None:
+        """What would be decided at `as_if_ms` with what is known now, or with what `alter` makes of that. Nothing is
+        published or journalled."""
         snapshot = self._freezer.freeze([state], self._clock.wall_ms(), self._clock.mono_ms(), as_if_ms=as_if_ms)
+        if alter is not None:
+            snapshot = snapshot.model_copy(update={"sites": tuple(alter(site) for site in snapshot.sites)})
         decision = self._guarded(snapshot, self.params_of(state.site))
         return decision.get(state.site)
 

@@ -142,7 +142,7 @@ def test_it_tells_what_the_engine_does(seed: int) -> None:
     for bank, bounds in zip(digested.banks, envelope.bounds, strict=True):
         claims = [claim for claim in told.banks[bank.id] if claim.stands is not Stands.OVERRULED]
         for kind in (OverrideKind.EMERGENCY_STOP, OverrideKind.LOCKOUT):
-            causes = [n.cause for n in bounds.trace if n.rule == kind]
+            causes = [n.cause for n in bounds.trace if n.rule.value == kind.value]
             first = next((c.override.id for c in claims if c.override.kind is kind), None)
             assert causes[:1] == ([first] if first else []), (bank.id, kind)
         if any(claim.override.kind in (OverrideKind.EMERGENCY_STOP, OverrideKind.LOCKOUT) for claim in claims):
