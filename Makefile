@@ -37,6 +37,7 @@ check: setup  ## ruff, mypy --strict, import layers, generated files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m contract.asyncapi --check
+	@$(BIN)/python deploy/grafana/generate.py --check
 
 format: setup  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
