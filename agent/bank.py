@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from agent.allocate import UNSET, Standing, allocate
@@ -13,6 +13,7 @@ from agent.fleet import Fleet
 from agent.guard_model import BankHold
 from agent.receipts import NO_TALLY, Tally
 from agent.trim import Trim
+from contract.clock import Clock
 from contract.messages import DeviceCounts, Order, Source
 
 KNOWN_SHARE: Final = 0.9
@@ -36,6 +37,12 @@ class Survey:
     """When the oldest part of it was read."""
     fell_ms: int | None = None
     """When a device was last seen to have stopped."""
+    runs: bool | None = None
+    """Whether any device is to run; None while nothing has been allotted, and for what a scheduler starts."""
+    turned_ms: int | None = None
+    """When that last changed."""
+    claimed_w: int | None = None
+    """`power_w` where it is all known: what a meter is held against. None where parts of it are unread."""
     hashrate_ghs: int | None = None
     inlet_mc: int | None = None
     """Exceeded by less than the bank's hot share of its devices: no single wrong sensor makes it."""
@@ -82,6 +89,7 @@ class HashBank:
         devices: Sequence[Device],
         fleet: Fleet,
         *,
+        clock: Clock,
         stale_ms: int,
         settle_ms: int,
         hot_share_milli: int,
@@ -89,6 +97,7 @@ class HashBank:
     ) -> None:
         self.name = name
         self.devices = devices
+        self._clock = clock
         self.first_command_ms: int | None = None
         self.dirty = True
         """A device stands otherwise than when targets were last set."""
@@ -101,6 +110,8 @@ class HashBank:
         self._deadband_w = max(2 * max(rated_w, default=0), sum(rated_w) * UNREAD_BAND_MILLI // 1_000)
         self._hold: tuple[int | None, bool, int | None] | None = None
         self._planned_w = 0
+        self._runs: bool | None = None
+        self._turned_ms: int | None = None
 
     def new_order(self, order: Order) -> None:  # noqa: ARG002  a ladder's jobs are an HPC bank's matter
         self.first_command_ms = None
@@ -117,6 +128,7 @@ class HashBank:
         if hold.setpoint_w is None:
             for device in self.devices:
                 device.aim(UNSET)
+            self._runs = self._turned_ms = None
             return
         self._allocate(hold.setpoint_w, unread_w, may_raise=hold.may_raise)
         if was_dirty:
@@ -128,7 +140,8 @@ class HashBank:
             self.dirty = True
 
     def survey(self, now_ms: int) -> Survey:
-        return _Sum(self.devices, now_ms, self._stale_ms, self._hot_share_milli).survey(self, self._planned_w)
+        seen = _Sum(self.devices, now_ms, self._stale_ms, self._hot_share_milli).survey(self, self._planned_w)
+        return replace(seen, runs=self._runs, turned_ms=self._turned_ms)
 
     def _moves(self, setpoint_w: int | None, before_w: int | None) -> bool:
         """Whether a setpoint is another one. One told every few seconds, a few watts off the last, must not keep what
@@ -158,7 +171,16 @@ class HashBank:
             if device.target_w != target_w:
                 device.aim(target_w)
                 changed.append(device)
+        self._note_turn()
         self._fleet.command(changed)
+
+    def _note_turn(self) -> None:
+        """Note when the last device was told to stop, or the first to run: that is when a bank truly goes off or on,
+        whatever its setpoint."""
+        runs = any(device.runs() for device in self.devices)
+        if self._runs is not None and runs != self._runs:
+            self._turned_ms = self._clock.mono_ms()
+        self._runs = runs
 
 
 class _Sum:
@@ -228,6 +250,7 @@ class _Sum:
             upper_w=power_w + unknown_w + unread_w if answered else None,
             standing_w=standing_w,
             source=Source.DEVICES if known else Source.MODEL,
+            claimed_w=power_w if answered and known else None,
             read_ms=oldest_ms,
             fell_ms=fell_ms,
             hashrate_ghs=hashrate if hashing else None,

@@ -144,7 +144,7 @@ def build(
         else:
             own = _devices(place, name, settings, registry, clock)
             devices += own
-            banks.append(_hash_bank(config, name, settings, own, fleet))
+            banks.append(_hash_bank(config, name, settings, own, fleet, clock))
     gauges = Gauges(_gauges(config, registry, clock), clock, contain, on_reading)
     return Machinery(banks=banks, devices=devices, fleet=fleet, gauges=gauges, contain=contain)
 
@@ -182,18 +182,20 @@ def _devices(place: int, name: str, settings: HashBankSettings, registry: Driver
                 _made(driver, f"banks.{name}.options"),
                 own.rated_w or settings.device_rated_w,
                 settings.device_idle_w if own.idle_w is None else own.idle_w,
+                young_ms=settings.start_delay_ms,
             )
         )
     return devices
 
 
 def _hash_bank(
-    config: AgentConfig, name: str, settings: HashBankSettings, devices: Sequence[Device], fleet: Fleet
+    config: AgentConfig, name: str, settings: HashBankSettings, devices: Sequence[Device], fleet: Fleet, clock: Clock
 ) -> HashBank:
     return HashBank(
         name,
         devices,
         fleet,
+        clock=clock,
         stale_ms=config.timing.device_stale_ms,
         settle_ms=config.timing.settle_ms,
         hot_share_milli=settings.hot_share_milli,

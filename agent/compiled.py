@@ -100,6 +100,7 @@ def _limits(config: AgentConfig, name: str, bank: HashBankSettings | HpcBankSett
         floor_w=floor,
         least_run_w=min(floor + step, rated),
         fail_safe_w=fail_safe_w(bank),
+        min_up_ms=bank.min_up_ms,
         min_down_ms=bank.min_down_ms,
         ramp_up_w_per_s=bank.ramp_up_w_per_s,
         j_per_th=j_per_th,

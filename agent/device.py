@@ -89,13 +89,16 @@ class Device(Unit):
         "owner",
         "poll_queued",
         "power",
+        "ran",
         "read_ms",
         "reading",
         "remembers",
         "retry_ms",
+        "up_ms",
+        "young_ms",
     )
 
-    def __init__(self, label: str, owner: int, driver: Miner, rated_w: int, idle_w: int) -> None:
+    def __init__(self, label: str, owner: int, driver: Miner, rated_w: int, idle_w: int, *, young_ms: int = 0) -> None:
         self.curtail = driver if isinstance(driver, Curtailable) else None
         self.power = driver if isinstance(driver, PowerLimited) and self.curtail is not None else None
         least_w = 0 if self.power is None else max(self.power.power_range_w[0], idle_w + 1)
@@ -115,6 +118,12 @@ class Device(Unit):
         self.failure: Failure | None = None
         self.fell_ms: int | None = None
         """When it was last seen to have stopped."""
+        self.ran = False
+        """Whether it ran when it was last read, and has not been told to stop since."""
+        self.up_ms: int | None = None
+        """When it was first seen to run, this time; None while it does not."""
+        self.young_ms = young_ms
+        """How long from then its hashrate still rises: until then its efficiency tells nothing."""
         self.fails = 0
         self.next_poll_ms = 0
         self.poll_queued = False
@@ -132,6 +141,7 @@ class Device(Unit):
         """Set what it is to do. A new aim is tried at once, whatever was tried before."""
         if target_w != self.target_w:
             self.target_w = target_w
+            self.ran = self.ran and target_w != STOP
             self.attempts = 0
             self.retry_ms = 0
             self.answer = Answer.NONE
@@ -141,6 +151,10 @@ class Device(Unit):
         before = (self.standing, self.hot)
         if self.reading is not None and self.reading.state in _RUNS and reading.state in _STANDS:
             self.fell_ms = now_ms
+        if reading.state not in _RUNS:
+            self.up_ms = None
+        elif self.up_ms is None:
+            self.up_ms = now_ms
         self.reading = reading
         self.read_ms = now_ms
         self.failure = None
@@ -148,10 +162,12 @@ class Device(Unit):
         self.next_poll_ms = 0
         if self.standing is not Standing.FIXED:
             self.standing = Standing.UP if self._lies(reading) else _STANDING[reading.state]
+            self.ran = self.standing is Standing.UP
         chip_mc = reading.chip_temp_mc
         if max_chip_mc is not None and chip_mc is not None:
             self.hot = chip_mc >= max_chip_mc or (self.hot and cool_chip_mc is not None and chip_mc > cool_chip_mc)
-        if reading.state is DeviceState.RUNNING and reading.power_w and reading.hashrate_ghs:
+        grown = self.up_ms is not None and now_ms - self.up_ms >= self.young_ms
+        if grown and reading.state is DeviceState.RUNNING and reading.power_w and reading.hashrate_ghs:
             seen = reading.power_w * 1_000 / reading.hashrate_ghs
             self.j_per_th = seen if not self.j_per_th else self.j_per_th + EFFICIENCY_GAIN * (seen - self.j_per_th)
         if self.need() is None:
@@ -202,6 +218,12 @@ class Device(Unit):
             return self.target_w == STOP
         return self.standing is Standing.DARK or self.need() is not None
 
+    def runs(self) -> bool:
+        """Whether it is to run, and may be taken to: one that cannot be read, only where it ran when it last could."""
+        if self.target_w <= STOP or self.standing is Standing.FIXED:
+            return False
+        return self.standing is not Standing.DARK or self.ran
+
     async def act(self, action: Action) -> Outcome:
         """Tell it. A device that is to run below its rated power is limited before it is resumed, or else after."""
         if self.curtail is None:
@@ -216,6 +238,7 @@ class Device(Unit):
                 return outcome
         # From here it counts as running, whatever it answers: a device may say no and do it all the same.
         self.standing = Standing.UP
+        self.ran = True
         outcome = await self.curtail.resume()
         if isinstance(outcome, Applied) and self.power is not None and self._limit_differs():
             return await self._set_limit()  # some firmwares take a limit only when awake

@@ -3,9 +3,11 @@
 `admit` judges an order once, on arrival. `step` is asked at every event and at every tick, and states the whole site's
 setpoints as a level. Its rules stand below in their order, and a later rule only narrows what an earlier one left:
 
-1. what is wanted: the order's targets; without a valid lease the fail-safe; in local control nothing
+1. what is wanted: the order's targets, a bank that merely does not pay kept up for its minimum time; without a valid
+   lease the fail-safe; in local control nothing
 2. interlocks: too hot, breaker overload, sensor lost, locked out by a person on site: down to nothing
-3. limits: planned watts within every feeder and within the order's cap, shed down the order's ladder
+3. limits: planned watts within every feeder and within the order's cap, shed down the order's ladder; a bank that does
+   not come down to what it is held at counts at what it draws
 4. rises: not on silence or unknown data, not before the minimum down time, staggered, ramped, and only into room that
    the banks which are going down have been seen to give back. A fall is never delayed.
 """
@@ -16,14 +18,34 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from agent.guard_model import Admission, BankHold, BankState, Facts, GuardPlan, GuardState, Verdict
-from agent.guard_trips import interlocks_of, watch_banks, watch_feeders
+from agent.guard_model import (
+    Admission,
+    BankFacts,
+    BankHold,
+    BankLimits,
+    BankState,
+    Facts,
+    FeederState,
+    GuardPlan,
+    GuardState,
+    Verdict,
+)
+from agent.guard_trips import SHED_MARGIN_MILLI, interlocks_of, watch_banks, watch_feeders
 from agent.limits import Rung, fit, room_w
 from contract.messages import Mode, Order, Workload
 from contract.reasons import DecisionReason, ReceiptReason
 
 STOPPED_BY_OPS: Final = frozenset({DecisionReason.EMERGENCY_STOP, DecisionReason.LOCKOUT})
 """Nothing of a bank may run on under these, firm work included: somebody may stand in front of it."""
+ECONOMIC: Final = frozenset(
+    {
+        DecisionReason.PRICE_ABOVE_BREAK_EVEN,
+        DecisionReason.PRICE_STALE,
+        DecisionReason.HOLD_DWELL,
+        DecisionReason.HOLD_HYSTERESIS,
+    }
+)
+"""Why a bank may be wanted down and yet stay up for its minimum time: it wears, and nothing but money is at stake."""
 OCCUPIED_TOLERANCE_MILLI: Final = 1_150
 """A bank has fallen to its setpoint when it is seen within this; devices' own figures are off by as much."""
 
@@ -66,17 +88,20 @@ def step(
     mode = mode_of(plan, state, now_ms)
     state = watch_banks(plan, state, facts, now_ms)
     state = watch_feeders(plan, state, facts, now_ms)
-    wanted_w = _wanted(plan, state, mode)
+    kept_up = _kept_up(plan, state, mode, now_ms)
+    wanted_w = _wanted(plan, state, mode, kept_up)
     allowed_w = [0 if bank.trips else want for bank, want in zip(state.banks, wanted_w, strict=True)]
     ladder = _rungs(plan, state.order)
     limits_w = _limits(plan, state)
-    fitted_w, cut_for = fit(plan.tree, allowed_w, [bank.floor_w for bank in plan.banks], limits_w, ladder)
+    floors_w, standing_w = [bank.floor_w for bank in plan.banks], [bank.standing_w for bank in state.banks]
+    fitted_w, cut_for = fit(plan.tree, allowed_w, floors_w, limits_w, ladder, standing_w)
     shed_first = tuple(dict.fromkeys(rung.bank for rung in ladder))
     climb = _Climb(plan, state, facts, limits_w, now_ms, may_raise=_may_raise(plan, state, facts, mode, now_ms))
     for bank in reversed(shed_first):
         climb.settle(bank, fitted_w[bank], chances[bank])
-    reasons = _reasons(plan, state, climb, cut_for, mode)
-    state = replace(state, banks=tuple(climb.states), lowered_ms=now_ms if climb.lowered else state.lowered_ms)
+    reasons = _reasons(plan, state, climb, cut_for, mode, kept_up)
+    feeders = _lowered(plan, state, climb.lowered_w, now_ms)
+    state = replace(state, banks=tuple(climb.states), feeders=feeders)
     return state, _verdict(plan, state, mode, wanted_w, climb, cut_for, reasons, shed_first, now_ms)
 
 
@@ -119,7 +144,7 @@ def set_local(plan: GuardPlan, state: GuardState, facts: Facts, now_ms: int, *, 
     return replace(found, local=False, hold_until_ms=now_ms + plan.handover_ms)
 
 
-def _wanted(plan: GuardPlan, state: GuardState, mode: Mode) -> list[int]:
+def _wanted(plan: GuardPlan, state: GuardState, mode: Mode, kept_up: Sequence[bool]) -> list[int]:
     """What each bank is to draw before any local limit. On silence nothing rises: the fail-safe only lowers."""
     held = [bank.level_w for bank in state.banks]
     if mode is Mode.LOCAL:
@@ -130,11 +155,28 @@ def _wanted(plan: GuardPlan, state: GuardState, mode: Mode) -> list[int]:
         return held
     asked = {setpoint.bank: setpoint for setpoint in state.order.setpoints}
     wanted = []
-    for limits in plan.banks:
+    for limits, bank, keep in zip(plan.banks, state.banks, kept_up, strict=True):
         setpoint = asked.get(limits.id)
         fits = setpoint is not None and setpoint.workload in {limits.workload, Workload.IDLE}
-        wanted.append(min(setpoint.target_w, limits.rated_w) if setpoint is not None and fits else 0)
+        target_w = min(setpoint.target_w, limits.rated_w) if setpoint is not None and fits else 0
+        wanted.append(min(bank.level_w, limits.least_run_w) if keep else target_w)
     return wanted
+
+
+def _kept_up(plan: GuardPlan, state: GuardState, mode: Mode, now_ms: int) -> list[bool]:
+    """Which banks the order would stop, and their minimum up time keeps up. It stands above plain economics alone: an
+    urgent order, a cap, an obligation and any other reason end it at once."""
+    order = state.order
+    if mode is not Mode.AUTO or order is None or state.lease_until_ms is None:
+        return [False] * len(plan.banks)
+    strict = order.urgent or order.obligation is not None or order.cap_w is not None
+    stops = {} if strict else {each.bank: each.target_w for each in order.setpoints if each.reason in ECONOMIC}
+
+    def kept(limits: BankLimits, bank: BankState) -> bool:
+        young = bank.on and now_ms - bank.since_ms < limits.min_up_ms
+        return young and stops.get(limits.id, limits.least_run_w) < limits.least_run_w
+
+    return [kept(limits, bank) for limits, bank in zip(plan.banks, state.banks, strict=True)]
 
 
 def _limits(plan: GuardPlan, state: GuardState) -> list[int]:
@@ -151,9 +193,9 @@ def _rungs(plan: GuardPlan, order: Order | None) -> tuple[Rung, ...]:
     steps = [step for step in (order.shed_ladder if order is not None else ()) if step.bank in place]
     own = sorted(range(len(plan.banks)), key=lambda index: -plan.banks[index].j_per_th)
     hash_rungs = tuple(Rung(index) for index in own if plan.banks[index].workload is Workload.HASH)
-    hpc_rungs = tuple(Rung(index) for index in own if plan.banks[index].workload is Workload.HPC)
+    hpc_rungs = tuple(Rung(index, firm=True) for index in own if plan.banks[index].workload is Workload.HPC)
     soft = tuple(Rung(place[step.bank], step.frees_w if step.job else None) for step in steps if not step.firm)
-    firm = tuple(Rung(place[step.bank], step.frees_w if step.job else None) for step in steps if step.firm)
+    firm = tuple(Rung(place[step.bank], step.frees_w if step.job else None, firm=True) for step in steps if step.firm)
     return soft + hash_rungs + firm + hpc_rungs
 
 
@@ -192,9 +234,9 @@ class _Climb:
         self.states = list(state.banks)
         self.may_raise = may_raise
         self.held_back: list[ReceiptReason | None] = [None] * len(self.states)
-        self.lowered = False
+        self.lowered_w = [0] * len(self.states)
         self._occupied = [
-            _occupied(bank, limits.floor_w, seen.upper_w)
+            max(_occupied(bank, limits.floor_w, seen.upper_w), bank.standing_w)
             for bank, limits, seen in zip(state.banks, plan.banks, facts.banks, strict=True)
         ]
         self._loads_w = [plan.tree.load_w(feeder, self._occupied) for feeder in range(len(plan.tree.ids))]
@@ -202,14 +244,18 @@ class _Climb:
     def settle(self, bank: int, target_w: int, chance: float) -> None:
         """Move one bank towards its target: down at once, up as far as it may."""
         limits = self._plan.banks[bank]
-        state = self.states[bank] = _as_seen(self.states[bank], self._facts.banks[bank].fell_ms)
+        state = self.states[bank] = _as_seen(self.states[bank], limits, self._facts.banks[bank], self._now_ms)
+        if self._rests(bank):
+            self.may_raise[bank] = False
+            self.held_back[bank] = ReceiptReason.DWELL
         level_w, ramp_ms, start_ms = state.level_w, None, None
         if target_w < level_w:
-            self.lowered = True
+            self.lowered_w[bank] = level_w - target_w
             level_w = target_w
         elif target_w > level_w:
             level_w, ramp_ms, start_ms = self._rise(bank, target_w, chance)
-        on = level_w >= limits.least_run_w
+        ran = state.level_w >= limits.least_run_w
+        on = level_w >= limits.least_run_w and (state.on or not ran)
         occupied_w = max(self._occupied[bank], level_w)
         self._take(bank, occupied_w)
         self.states[bank] = replace(
@@ -222,11 +268,18 @@ class _Climb:
             start_ms=None if on else start_ms,
         )
 
+    def _rests(self, bank: int) -> bool:
+        """Whether it is held at a level at which it would run, and yet has to stay down a while: the last of its
+        devices was stopped for want of room, and none may come back before its time."""
+        state, limits = self.states[bank], self._plan.banks[bank]
+        resting = not state.on and self._now_ms - state.since_ms < limits.min_down_ms
+        return resting and state.level_w >= limits.least_run_w
+
     def _rise(self, bank: int, target_w: int, chance: float) -> tuple[int, int | None, int | None]:
         """How far a bank may rise now: its level, up to when its ramp has been granted, when its start is due."""
         state, limits, now_ms = self.states[bank], self._plan.banks[bank], self._now_ms
         if not self.may_raise[bank]:
-            self.held_back[bank] = ReceiptReason.POWER_UNKNOWN
+            self.held_back[bank] = self.held_back[bank] or ReceiptReason.POWER_UNKNOWN
             return state.level_w, None, None
         start_ms = state.start_ms
         if not state.on and target_w >= limits.least_run_w:
@@ -253,11 +306,31 @@ class _Climb:
         self._occupied[bank] = occupied_w
 
 
-def _as_seen(bank: BankState, fell_ms: int | None) -> BankState:
-    """A bank that is off is so since its last device was seen to stop: one that came back late counts."""
-    if bank.on or fell_ms is None or fell_ms <= bank.since_ms:
+def _as_seen(bank: BankState, limits: BankLimits, seen: BankFacts, now_ms: int) -> BankState:
+    """A bank is on where something of it is to run, whatever its level: it may have no room for a single device, and
+    get it later. It is off since its last device was seen to stop: one that came back late counts."""
+    if bank.level_w >= limits.least_run_w and seen.runs is not None:
+        if seen.turned_ms is not None and seen.turned_ms > bank.since_ms:
+            return replace(bank, on=seen.runs, since_ms=seen.turned_ms)
+        if seen.runs and not bank.on and now_ms - bank.since_ms >= limits.min_down_ms:
+            return replace(bank, on=True, since_ms=now_ms)  # found running by an agent that was restarted
+    if bank.on or seen.fell_ms is None or seen.fell_ms <= bank.since_ms:
         return bank
-    return replace(bank, since_ms=fell_ms)
+    return replace(bank, since_ms=seen.fell_ms)
+
+
+def _lowered(plan: GuardPlan, state: GuardState, lowered_w: Sequence[int], now_ms: int) -> tuple[FeederState, ...]:
+    """Note at which feeders so much was lowered that their meters must be given the time to show it. A few watts less,
+    told again and again, must not keep an overload from being looked at."""
+
+    def noted(feeder: int, memory: FeederState) -> FeederState:
+        less_w = sum(lowered_w[bank] for bank in plan.tree.banks_under[feeder])
+        shows = less_w and less_w * 1_000 >= plan.tree.limits_w[feeder] * SHED_MARGIN_MILLI
+        return replace(memory, lowered_ms=now_ms) if shows else memory
+
+    if not any(lowered_w):
+        return state.feeders
+    return tuple(noted(feeder, memory) for feeder, memory in enumerate(state.feeders))
 
 
 def _occupied(bank: BankState, floor_w: int, upper_w: int | None) -> int:
@@ -287,8 +360,9 @@ def _reasons(
     climb: _Climb,
     cut_for: Sequence[int | None],
     mode: Mode,
+    kept_up: Sequence[bool],
 ) -> list[ReceiptReason | None]:
-    """What keeps each bank below what is wanted: the first rule that did."""
+    """What keeps each bank from what is asked: the first rule that did."""
 
     def reason(bank: int) -> ReceiptReason | None:
         if state.banks[bank].trips:
@@ -297,7 +371,7 @@ def _reasons(
             return ReceiptReason.LOCAL_MODE
         if cut_for[bank] is not None:
             return ReceiptReason.CLAMPED if _by_cap(plan, state, cut_for[bank]) else ReceiptReason.FEEDER_LIMIT
-        return climb.held_back[bank]
+        return ReceiptReason.DWELL if kept_up[bank] else climb.held_back[bank]
 
     return [reason(bank) for bank in range(len(plan.banks))]
 

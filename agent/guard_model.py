@@ -28,6 +28,8 @@ class BankLimits:
     least_run_w: int
     """The least setpoint at which anything runs."""
     fail_safe_w: int
+    min_up_ms: int = 0
+    """How long it stays up once it is, where nothing but economics would have it stop."""
     min_down_ms: int = 0
     ramp_up_w_per_s: int = 0
     """0 means no limit."""
@@ -77,10 +79,16 @@ class BankFacts:
 
     upper_w: int | None = None
     """The most it may draw now: metered, or all devices' own figures with those unread at their rated power."""
+    known_w: int | None = None
+    """What it draws, where its own meter or its scheduler says so; devices' estimates do not count."""
     standing_w: int | None = None
     """What it takes, by the figures that plans are made with, where everything stays as it is."""
     fell_ms: int | None = None
     """When a device of it was last seen to have stopped."""
+    runs: bool | None = None
+    """Whether any device of it is to run; None where that is not known, or not its agent's to say."""
+    turned_ms: int | None = None
+    """When `runs` last changed; None where it has not since the agent's start."""
     inlet_mc: int | None = None
     chip_mc: int | None = None
     quiet: bool = False
@@ -122,8 +130,14 @@ class BankState:
     occupied_w: int
     """What it still takes of its feeders: a bank that was lowered, until it is seen to have fallen."""
     on: bool
+    """Held at a level at which something runs, and something of it does."""
     since_ms: int
     """Since when `on` is what it is."""
+    above_ms: int | None = None
+    """Since when it is seen to draw more than it is held at."""
+    standing_w: int = 0
+    """What its feeders count it at although it is held lower: it has had its time to fall, and has not. 0 where it
+    follows."""
     ramp_ms: int | None = None
     """Up to when its present rise has been granted."""
     start_ms: int | None = None
@@ -141,6 +155,8 @@ class FeederState:
     trip_ms: int | None = None
     calm_ms: int | None = None
     acted_ms: int | None = None
+    lowered_ms: int | None = None
+    """When banks under it were last lowered by an amount that shows; its meter follows a little later."""
     derate_w: int = 0
     """What its limit is lowered by, because planned watts fell short of metered ones."""
 
@@ -164,8 +180,6 @@ class GuardState:
     yielded: bool = False
     """Another agent speaks for this site."""
     lockouts: frozenset[str] = field(default_factory=frozenset)
-    lowered_ms: int | None = None
-    """When a bank was last lowered; meters show it a little later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +199,7 @@ class BankHold:
     setpoint_w: int | None
     """None: hands off, the site is in local control."""
     wanted_w: int
-    """Before local limits: what the order or the fail-safe asks."""
+    """Before local limits: what the order, with the minimum up time, or the fail-safe asks."""
     may_raise: bool
     """Whether anything may be brought back: never on silence, nor on unknown data."""
     firm_too: bool
@@ -193,7 +207,7 @@ class BankHold:
     on: bool
     since_ms: int
     why: ReceiptReason | None
-    """What keeps the setpoint below what is wanted; None where nothing does."""
+    """What keeps the setpoint from what is asked; None where nothing does."""
     interlocks: tuple[Interlock, ...]
 
 

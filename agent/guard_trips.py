@@ -28,6 +28,8 @@ RECOVER_MILLI: Final = 20
 """What a calm feeder is given back at a time, in thousandths of its limit."""
 SHED_MARGIN_MILLI: Final = 10
 """What is shed beyond a metered excess, in thousandths of the limit."""
+STANDING_MILLI: Final = 1_050
+"""A bank stands above what it is held at where it draws this many thousandths of it: devices differ by less."""
 
 
 def watch_banks(plan: GuardPlan, state: GuardState, facts: Facts, now_ms: int) -> GuardState:
@@ -37,6 +39,7 @@ def watch_banks(plan: GuardPlan, state: GuardState, facts: Facts, now_ms: int) -
         limits, bank, seen = plan.banks[index], state.banks[index], facts.banks[index]
         if seen.inlet_mc is not None:
             bank = replace(bank, sensor_ms=now_ms)
+        bank = _standing(plan, limits, bank, seen.known_w, now_ms)
         trips = tuple(
             trip
             for trip in (
@@ -56,7 +59,7 @@ def watch_feeders(plan: GuardPlan, state: GuardState, facts: Facts, now_ms: int)
     """Compare meters with limits: shed what planned watts did not foresee, and trip what stays far above."""
     feeders = list(state.feeders)
     banks = list(state.banks)
-    levels_w = [max(bank.level_w, limits.floor_w) for bank, limits in zip(state.banks, plan.banks, strict=True)]
+    levels_w = counted_w(plan, state)
     for feeder, metered in enumerate(plan.tree.metered):
         if not metered:
             continue
@@ -72,9 +75,30 @@ def watch_feeders(plan: GuardPlan, state: GuardState, facts: Facts, now_ms: int)
     return replace(state, feeders=tuple(feeders), banks=tuple(banks))
 
 
+def counted_w(plan: GuardPlan, state: GuardState) -> list[int]:
+    """What feeders count each bank at: its level, its floor, or what it stands at."""
+    return [
+        max(bank.level_w, limits.floor_w, bank.standing_w) for bank, limits in zip(state.banks, plan.banks, strict=True)
+    ]
+
+
 def interlocks_of(bank: BankState) -> tuple[Interlock, ...]:
     """A bank's trips as they are reported."""
     return tuple(Interlock(kind=trip.kind, detail=trip.detail) for trip in bank.trips)
+
+
+def _standing(plan: GuardPlan, limits: BankLimits, bank: BankState, known_w: int | None, now_ms: int) -> BankState:
+    """Firm jobs, or devices that do not obey, keep a bank above its level: once it has had its time to fall, whatever
+    shares a feeder with it has to make room. Unknown power proves nothing either way."""
+    if known_w is None:
+        return bank
+    above = known_w * 1_000 > max(bank.level_w, limits.floor_w) * STANDING_MILLI
+    above_ms = _since(bank.above_ms, now_ms, holds=above)
+    stands = above_ms is not None and now_ms - above_ms >= plan.settle_ms
+    standing_w = known_w if stands else 0
+    if (above_ms, standing_w) == (bank.above_ms, bank.standing_w):
+        return bank
+    return replace(bank, above_ms=above_ms, standing_w=standing_w)
 
 
 def _over_temperature(limits: BankLimits, trip: Trip | None, seen: BankFacts, now_ms: int) -> Trip | None:
@@ -140,7 +164,7 @@ def _judge_feeder(
         calm_ms=_since(memory.calm_ms, read_ms, holds=calm),
     )
     if memory.over_ms is not None and read_ms - memory.over_ms >= plan.overload_after_ms:
-        if now_ms - max(_times(memory.acted_ms, state.lowered_ms), default=now_ms - plan.settle_ms) >= plan.settle_ms:
+        if now_ms - max(_times(memory.acted_ms, memory.lowered_ms), default=now_ms - plan.settle_ms) >= plan.settle_ms:
             shed_to_w = planned_w - (power_w - limit_w) - breaker_w * SHED_MARGIN_MILLI // 1_000
             derate_w = min(max(limit_w - shed_to_w, memory.derate_w), breaker_w)
             memory = replace(memory, derate_w=derate_w, acted_ms=now_ms)

@@ -18,6 +18,8 @@ class Rung:
 
     bank: int
     frees_w: int | None = None
+    firm: bool = False
+    """It may take what a bank's level does not reach: firm work, which a lower setpoint alone leaves alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +82,20 @@ def fit(
     floors_w: Sequence[int],
     limits_w: Sequence[int],
     rungs: Iterable[Rung],
+    standing_w: Sequence[int] | None = None,
 ) -> tuple[list[int], list[int | None]]:
     """Lower `wanted_w` until every feeder's planned load is within `limits_w`, down the rungs, first rung first.
 
-    Returns what each bank is left with, and the feeder it was cut for (None where it was not). Total: where the rungs
-    name every bank, each feeder ends within its limit or with every bank under it at its floor.
+    A bank counts at its `standing_w` where that is more than it is left with: no lower setpoint helps there, and only
+    a firm rung takes from it. Returns what each bank is left with, and the feeder it was cut for (None where it was
+    not). Total: where the rungs name every bank, and every bank that stands firmly, each feeder ends within its limit
+    or with every bank under it at its floor.
     """
     ladder = tuple(rungs)
     left_w = list(wanted_w)
     cut_for: list[int | None] = [None] * len(left_w)
-    drawn_w = [max(left, floor) for left, floor in zip(left_w, floors_w, strict=True)]
+    stands_w = [0] * len(left_w) if standing_w is None else list(standing_w)
+    drawn_w = [max(each) for each in zip(left_w, floors_w, stands_w, strict=True)]
     for feeder in tree.leaves_first:
         excess_w = tree.load_w(feeder, drawn_w) - limits_w[feeder]
         if excess_w <= 0:
@@ -97,17 +103,18 @@ def fit(
         under = set(tree.banks_under[feeder])
         for rung in ladder:
             bank = rung.bank
-            spare_w = left_w[bank] - floors_w[bank]
+            least_w = floors_w[bank] if rung.firm else max(floors_w[bank], stands_w[bank])
+            spare_w = drawn_w[bank] - least_w
             if bank not in under or spare_w <= 0:
                 continue
             cut_w = min(spare_w, _bank_watts(tree, feeder, bank, excess_w))
             if rung.frees_w is not None:
                 cut_w = min(cut_w, rung.frees_w)
-            before_w = tree.seen_w(feeder, bank, left_w[bank])
-            left_w[bank] -= cut_w
-            drawn_w[bank] = left_w[bank]
+            before_w = tree.seen_w(feeder, bank, drawn_w[bank])
+            drawn_w[bank] -= cut_w
+            left_w[bank] = min(left_w[bank], drawn_w[bank])
             cut_for[bank] = feeder
-            excess_w -= before_w - tree.seen_w(feeder, bank, left_w[bank])
+            excess_w -= before_w - tree.seen_w(feeder, bank, drawn_w[bank])
             if excess_w <= 0:
                 break
     return left_w, cut_for

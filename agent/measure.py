@@ -12,7 +12,7 @@ from agent.bank import Survey
 from agent.config import AgentConfig
 from agent.gauges import Gauge
 from agent.guard_model import BankFacts, Facts, FeederFacts, GuardPlan
-from contract.messages import Source
+from contract.messages import Source, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,13 @@ class Measurer:
         ambient = [gauge for gauge in self._ambient if gauge.fresh(now_ms, self._stale_ms) is not None]
         return Measure(
             at_ms=now_ms,
-            facts=Facts(banks=tuple(self._bank_facts(bank) for bank in banks), feeders=feeders),
+            facts=Facts(
+                banks=tuple(
+                    self._bank_facts(bank, hpc=limits.workload is Workload.HPC)
+                    for bank, limits in zip(banks, self._plan.banks, strict=True)
+                ),
+                feeders=feeders,
+            ),
             banks=banks,
             ambient_mc=ambient[0].value if ambient else None,
             ambient_age_ms=now_ms - (ambient[0].read_ms or 0) if ambient else None,
@@ -158,15 +164,18 @@ class Measurer:
         return FeederFacts(meter.fresh(now_ms, self._stale_ms), meter.read_ms)
 
     @staticmethod
-    def _bank_facts(bank: BankMeasure) -> BankFacts:
+    def _bank_facts(bank: BankMeasure, *, hpc: bool) -> BankFacts:
         upper_w = bank.power.upper_w
         if bank.power.source is not Source.METER and (upper_w is not None or bank.unread_w is not None):
             upper_w = _read_w(bank.survey) + bank.counted_unread_w
         survey = bank.survey
         return BankFacts(
             upper_w=upper_w,
+            known_w=bank.power.power_w if hpc or bank.power.source is Source.METER else None,
             standing_w=survey.standing_w,
             fell_ms=survey.fell_ms,
+            runs=survey.runs,
+            turned_ms=survey.turned_ms,
             inlet_mc=bank.inlet_mc,
             chip_mc=survey.chip_mc,
             quiet=survey.quiet,
@@ -174,7 +183,7 @@ class Measurer:
 
     def _watch_for_frozen(self, surveys: Sequence[Survey], now_ms: int) -> None:
         """Tell each meter what the devices behind it claim."""
-        claims = [survey.power_w for survey in surveys]
+        claims = [survey.claimed_w for survey in surveys]
         for gauge, claim in zip(self._bank_meters, claims, strict=True):
             if gauge is not None:
                 gauge.expect(claim, now_ms, self._lag_ms)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.guard import adopt, planned_w, set_local
-from contract.messages import Mode, ShedStep
+from contract.messages import Mode, Order, ShedStep
 from contract.reasons import ReceiptReason
 from tests.agent.guarding import HPC, MAIN, A, B, Site, held, plan
 
@@ -310,3 +310,130 @@ def test_a_yielding_agent_is_safe_and_obeys_nobody() -> None:
     verdict = site.step()
     assert (verdict.mode, held(verdict)[A]) == (Mode.SAFE, 0)
     assert not site.admit(site.order(a=1_000)).accepted
+
+
+# what truly runs
+
+
+def test_a_bank_whose_last_device_had_to_stop_rests_its_minimum_time_though_its_level_stays() -> None:
+    """Its setpoint leaves no room for a single device, and a moment later does: that is a stop and a start."""
+    site = Site(plan(a={"min_down_ms": 20_000}))
+    site.tell(a=1_000)
+    site.see(A, runs=True, turned_ms=site.at)
+    assert site.step(1_000).banks[A].may_raise
+    site.see(A, runs=False, turned_ms=site.at + 2_000)
+    verdict = site.step(2_000)
+    assert (verdict.banks[A].setpoint_w, verdict.banks[A].on) == (1_000, False)
+    assert not verdict.banks[A].may_raise
+    assert verdict.banks[A].why is ReceiptReason.DWELL
+    assert not site.step(19_999).banks[A].may_raise
+    assert site.step(1).banks[A].may_raise
+    site.see(A, runs=True, turned_ms=site.at + 500)
+    verdict = site.step(1_000)
+    assert (verdict.banks[A].on, verdict.banks[A].since_ms) == (True, site.at - 500), "on since its first device runs"
+
+
+def test_what_ran_before_a_level_was_set_says_nothing_of_it() -> None:
+    site = Site(plan(a={"min_down_ms": 20_000}))
+    site.see(A, runs=False, turned_ms=site.at - 1_000)
+    verdict = site.tell(a=1_000)
+    assert verdict.banks[A].may_raise
+    assert site.step(1_000).banks[A].on
+
+
+def test_a_bank_found_running_after_a_restart_is_on_once_its_rest_is_over() -> None:
+    site = Site(plan(a={"min_down_ms": 20_000}), level_w=1_000, since_ms=100_000)
+    site.see(A, runs=True)
+    assert not site.tell(a=1_000).banks[A].on
+    assert site.step(20_000).banks[A].on
+
+
+# minimum up time
+
+
+def young(**changes: Any) -> Site:
+    site = Site(plan(a={"min_up_ms": 300_000} | changes))
+    site.tell(a=1_000, valid_for_ms=10**6)
+    return site
+
+
+def stop(site: Site, reason: str, **changes: Any) -> Order:
+    order = site.order(valid_for_ms=10**6, **changes)
+    setpoints = tuple(setpoint.model_copy(update={"reason": reason}) for setpoint in order.setpoints)
+    return order.model_copy(update={"setpoints": setpoints})
+
+
+@pytest.mark.parametrize("reason", ["price_above_break_even", "price_stale", "hold_dwell", "hold_hysteresis"])
+def test_a_bank_that_merely_does_not_pay_stays_up_its_minimum_time_at_its_least(reason: str) -> None:
+    site = young()
+    assert site.admit(stop(site, reason)).accepted
+    verdict = site.step(1_000)
+    assert (verdict.banks[A].setpoint_w, verdict.banks[A].why) == (110, ReceiptReason.DWELL)
+    assert held(site.step(298_999))[A] == 110
+    assert held(site.step(1))[A] == 0
+
+
+@pytest.mark.parametrize("reason", ["obligation", "cap", "emergency_stop", "lockout", "override", "interlock", "other"])
+def test_any_other_reason_stops_it_at_once(reason: str) -> None:
+    site = young()
+    assert site.admit(stop(site, reason)).accepted
+    assert held(site.step(1_000))[A] == 0
+
+
+@pytest.mark.parametrize("changes", [{"urgent": True}, {"obligation": "event-1"}, {"cap_w": 3_000}])
+def test_no_bank_is_kept_up_under_an_urgent_order_an_obligation_or_a_cap(changes: dict[str, Any]) -> None:
+    site = young()
+    assert site.admit(stop(site, "price_above_break_even", **changes)).accepted
+    assert held(site.step(1_000))[A] == 0
+
+
+def test_the_minimum_up_time_yields_to_silence_to_heat_and_to_a_breaker() -> None:
+    site = young(max_inlet_mc=40_000)
+    assert site.admit(stop(site, "price_above_break_even")).accepted
+    site.see(A, inlet_mc=41_000)
+    assert held(site.step(1_000))[A] == 0
+    site = young()
+    silent = stop(site, "price_above_break_even").model_copy(update={"valid_for_ms": 5_000})
+    assert site.admit(silent).accepted
+    assert held(site.step(1_000))[A] == 110
+    assert held(site.step(4_000))[A] == 0
+    site = Site(plan(row_w=50, a={"min_up_ms": 300_000}), level_w=1_000, on=True, since_ms=99_000)
+    assert site.admit(stop(site, "price_above_break_even")).accepted
+    assert held(site.step())[A] == 50
+
+
+# what does not come down
+
+
+def test_a_bank_that_stays_above_its_level_makes_others_leave_it_room() -> None:
+    """Firm jobs draw on whatever is asked: what shares their feeder comes down before the breaker says so."""
+    site = Site(plan(main_w=2_000, settle_ms=20_000))
+    site.tell(a=1_000, b=900, hpc=10, valid_for_ms=10**6)
+    site.see(HPC, known_w=600)
+    assert held(site.step(1_000)) == [1_000, 900, 10], "it is given its time to fall"
+    assert held(site.step(19_999))[B] == 900
+    assert held(site.step(1)) == [1_000, 400 - 1, 10]
+    site.see(HPC, known_w=None)
+    assert held(site.step(1_000))[B] == 399, "unknown power gives nothing back"
+    site.see(HPC, known_w=10)
+    assert held(site.step(1_000))[B] == 900
+
+
+def test_a_few_percent_above_its_level_are_a_bank_that_follows() -> None:
+    site = Site(plan(main_w=2_000, settle_ms=20_000))
+    site.tell(a=500, b=1_000, hpc=499, valid_for_ms=10**6)
+    site.see(A, known_w=525)
+    site.step(1_000)
+    assert held(site.step(60_000)) == [500, 1_000, 499]
+
+
+def test_firm_work_that_stands_is_cut_only_when_nothing_else_is_left() -> None:
+    site = Site(plan(main_w=700, settle_ms=20_000))
+    site.tell(a=300, b=300, hpc=10, valid_for_ms=10**6)
+    site.see(HPC, known_w=680)
+    site.step(1_000)
+    verdict = site.step(20_000)
+    assert held(verdict)[:2] == [10, 10]
+    assert not verdict.banks[HPC].firm_too
+    site.see(HPC, known_w=690)
+    assert site.step(1_000).banks[HPC].firm_too

@@ -147,8 +147,9 @@ def test_what_an_overload_took_is_given_back_slowly_and_only_by_a_calm_meter() -
     assert low < once <= low + 60
     run(site, MAIN, 2_000, 300_000)
     assert held(site.step())[B] == 1_000
-    assert site.state.feeders[MAIN] == replace(
-        FeederState(), calm_ms=site.state.feeders[MAIN].calm_ms, acted_ms=site.state.feeders[MAIN].acted_ms
+    memory = site.state.feeders[MAIN]
+    assert memory == replace(
+        FeederState(), calm_ms=memory.calm_ms, acted_ms=memory.acted_ms, lowered_ms=memory.lowered_ms
     )
 
 
@@ -188,3 +189,12 @@ def test_a_tripped_hpc_bank_may_freeze_firm_work() -> None:
     site.see(HPC, inlet_mc=41_000)
     verdict = site.step()
     assert (held(verdict)[HPC], verdict.banks[HPC].firm_too) == (0, True)
+
+
+def test_a_few_watts_less_told_again_and_again_do_not_keep_an_overload_from_being_shed() -> None:
+    """A controller that trims a setpoint every few seconds sheds nothing that a meter would show."""
+    site = metered()
+    for second in range(1, 15):
+        run(site, MAIN, 3_100, 1_000)
+        site.tell(a=1_000, b=1_000 - second, hpc=1_000, valid_for_ms=10**7)
+    assert (held(site.step())[B] or 0) < 900

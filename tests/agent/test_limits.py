@@ -60,3 +60,14 @@ def test_every_feeder_ends_within_its_limit_or_stripped_to_its_floors(
     for bank in range(3):
         assert 0 <= left[bank] <= wanted[bank]
         assert (cut_for[bank] is None) == (left[bank] == wanted[bank])
+
+
+def test_what_a_bank_stands_at_counts_and_only_a_firm_rung_takes_from_it() -> None:
+    limits_w = [9_000, 9_000, 9_000]
+    ladder = [Rung(1), Rung(0), Rung(1, firm=True)]
+    left, cut_for = fit(tree(), [5_000, 500, 0], [100, 100, 0], limits_w, ladder, [0, 4_500, 0])
+    assert left == [4_500, 500, 0]
+    assert cut_for == [1, None, None]
+    left, cut_for = fit(tree(), [5_000, 500, 0], [100, 100, 0], [4_000, 9_000, 9_000], ladder, [0, 4_500, 0])
+    assert left == [100, 500, 0]
+    assert cut_for == [0, 0, None], "its setpoint is no lower, but its firm work may be touched"

@@ -73,6 +73,7 @@ def survey(power_w: int, unread: int = 0, source: Source = Source.DEVICES) -> Su
         power_w=power_w,
         upper_w=power_w + 1_000 * unread,
         source=source,
+        claimed_w=power_w if source is Source.DEVICES else None,
         read_ms=NOW - 3_000,
         unread_w=1_000 * unread,
     )
@@ -147,6 +148,25 @@ def test_a_meter_is_frozen_only_after_its_devices_have_moved_and_stayed() -> Non
     assert any(at(second, 100) for second in range(75, 80))
     hall.show("row-a", 6_001, NOW + 81_000)
     assert not gauge.frozen
+
+
+def test_devices_that_fall_silent_do_not_make_their_meter_look_frozen() -> None:
+    """What is assumed of them may be far from what they drew: only what devices say speaks against a meter."""
+    hall = Hall("row-a")
+    silent = Survey(
+        counts=DeviceCounts(running=1, unreachable=2), power_w=9_000, upper_w=9_000, source=Source.MODEL, unread_w=6_000
+    )
+    for second in range(120):
+        hall.show("row-a", 2_000, NOW + 1_000 * second)
+        hall.measure(survey(2_000) if second < 60 else silent, survey(0), NOW + 1_000 * second)
+    assert not hall.gauges["meters.row-a"].frozen
+
+
+def test_only_a_meter_or_a_scheduler_says_what_a_bank_draws_for_sure() -> None:
+    hall = Hall("row-a")
+    hall.show("row-a", 7_000)
+    a, b = hall.measure(survey(6_000), survey(5_000)).facts.banks
+    assert (a.known_w, b.known_w) == (7_000, None)
 
 
 class Queue:

@@ -1,0 +1,149 @@
+"""When a hash bank truly runs: by what its devices were told, not by its setpoint."""
+
+from __future__ import annotations
+
+from random import Random
+
+from agent.bank import HashBank
+from agent.contain import Containment
+from agent.device import Device
+from agent.drivers.base import Applied, DeviceState, MinerReading, Outcome, Unreachable
+from agent.fleet import BankRules, Fleet, FleetBounds
+from agent.guard_model import BankHold
+from sim.clock import LoopClock
+from sim.virtual import run_virtual
+
+
+class Miner:
+    """Behind the driver's Protocol, in memory: it does what it is told."""
+
+    def __init__(self) -> None:
+        self.runs = True
+
+    async def read(self) -> MinerReading | Unreachable:
+        return MinerReading(state=DeviceState.RUNNING if self.runs else DeviceState.STOPPED)
+
+    async def stop(self) -> Outcome:
+        self.runs = False
+        return Applied()
+
+    async def resume(self) -> Outcome:
+        self.runs = True
+        return Applied()
+
+    async def close(self) -> None:
+        return None
+
+
+class Hall:
+    """Two devices of 3 kW, read once; `hold` is what the guard says."""
+
+    def __init__(self) -> None:
+        self.clock = LoopClock(0)
+        self.devices = [Device(f"a/{place}", 0, Miner(), 3_000, 20) for place in range(2)]
+        fleet = Fleet(
+            [BankRules(1.0)],
+            FleetBounds(),
+            clock=self.clock,
+            rng=Random(1),
+            on_change=lambda _bank: None,
+            on_command=lambda _bank: None,
+            contain=Containment(),
+        )
+        self.bank = HashBank(
+            "a",
+            self.devices,
+            fleet,
+            clock=self.clock,
+            stale_ms=15_000,
+            settle_ms=20_000,
+            hot_share_milli=100,
+            spread=False,
+        )
+        for device in self.devices:
+            self.read(device, DeviceState.RUNNING)
+
+    def read(self, device: Device, state: DeviceState) -> None:
+        device.take(MinerReading(state=state), self.clock.mono_ms(), None, None)
+        self.bank.dirty = True
+
+    def hold(self, setpoint_w: int | None, unread_w: int | None = None, *, may_raise: bool = True) -> None:
+        held = BankHold(
+            setpoint_w=setpoint_w,
+            wanted_w=setpoint_w or 0,
+            may_raise=may_raise,
+            firm_too=False,
+            on=True,
+            since_ms=0,
+            why=None,
+            interlocks=(),
+        )
+        self.bank.hold(held, unread_w)
+
+    def turned(self) -> tuple[bool | None, int | None]:
+        seen = self.bank.survey(self.clock.mono_ms())
+        return seen.runs, seen.turned_ms
+
+
+def test_a_bank_runs_from_its_first_device_to_its_last() -> None:
+    async def story() -> None:
+        hall = Hall()
+        assert hall.turned() == (None, None), "before anything is allotted, nobody knows"
+        hall.hold(6_000)
+        assert hall.turned() == (True, None)
+        await hall.clock.sleep_ms(5_000)
+        hall.hold(3_100)
+        assert hall.turned() == (True, None), "one is left"
+        stopped_ms = hall.clock.mono_ms()
+        hall.hold(2_000)
+        assert hall.turned() == (False, stopped_ms), "its setpoint has room for none"
+        await hall.clock.sleep_ms(5_000)
+        for device in hall.devices:
+            hall.read(device, DeviceState.STOPPED)
+        hall.hold(6_000, may_raise=False)
+        assert hall.turned() == (False, stopped_ms), "and while nothing may rise it stays so"
+        hall.hold(6_000)
+        assert hall.turned() == (True, hall.clock.mono_ms())
+        hall.hold(None)
+        assert hall.turned() == (None, None), "in local control it is not ours to say"
+
+    run_virtual(story())
+
+
+def test_a_device_that_cannot_be_read_runs_only_if_it_did_and_was_not_stopped() -> None:
+    async def story() -> None:
+        hall = Hall()
+        silent, other = hall.devices
+        hall.read(other, DeviceState.STOPPED)
+        hall.hold(3_100)
+        await hall.clock.sleep_ms(10_000)
+        hall.read(other, DeviceState.STOPPED)
+        await hall.clock.sleep_ms(10_000)
+        assert hall.bank.survey(hall.clock.mono_ms()).unread_w == 3_000
+        hall.hold(3_100, unread_w=3_000)
+        assert hall.turned() == (True, None)
+        stopped_ms = hall.clock.mono_ms()
+        hall.hold(3_100)
+        hall.hold(2_000)
+        assert hall.turned() == (False, stopped_ms), "it was told to stop, though nobody saw it do so"
+        hall.hold(3_100, unread_w=3_000, may_raise=False)
+        assert silent.target_w == 3_000
+        assert hall.turned() == (False, stopped_ms), "that it may run does not say that it does"
+
+    run_virtual(story())
+
+
+def test_a_device_tells_its_efficiency_once_its_hashrate_has_risen() -> None:
+    """While it boots it draws much and hashes little: ranked by that, it would be swapped for another at once."""
+    device = Device("a/1", 0, Miner(), 3_000, 20, young_ms=60_000)
+    booting = MinerReading(state=DeviceState.RUNNING, power_w=3_000, hashrate_ghs=10_000)
+    grown = MinerReading(state=DeviceState.RUNNING, power_w=3_000, hashrate_ghs=100_000)
+    stopped = MinerReading(state=DeviceState.STOPPED, power_w=20)
+    device.take(booting, 1_000, None, None)
+    device.take(booting, 60_999, None, None)
+    assert device.j_per_th == 0.0
+    device.take(grown, 61_000, None, None)
+    assert device.j_per_th == 30.0
+    device.take(stopped, 70_000, None, None)
+    device.take(booting, 80_000, None, None)
+    assert device.j_per_th == 30.0, "every start is a new one"
