@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contract.messages import BankPlate, Receipt, Workload
-from sim.checkers.base import Allowances, Checker, Spans, grain_w, path, shown_at_most_w
+from sim.checkers.base import Allowances, Checker, Kept, Spans, grain_w, path, shown_at_most_w
 from sim.checkers.lease import Good, Leases
 from sim.checkers.world import CapSource, DeviceCommanded, ReceiptSent, SiteTruth, World
 
@@ -87,7 +87,8 @@ class SilenceIsSafe(Checker):
     By the reference lease, not the agent's: once the last rightful order's lease is over, and the nameplate's
     `fail_safe_after_ms` with it, a running agent has `safe_ms` to bring every bank's true power to its fail-safe. A
     restarted agent has its handover first. Safe is the fail-safe power, never below idle, nor below what firm jobs
-    draw: those are touched by interlocks, stops and obligations only.
+    draw: those are touched by interlocks, stops and obligations only. A partition that was safe may leave it for an
+    excursion: a scheduler that can only hold the jobs it has starts a new one, and the agent stops it on sight.
     """
 
     invariant = 4
@@ -95,6 +96,7 @@ class SilenceIsSafe(Checker):
     def __init__(self, allow: Allowances | None = None) -> None:
         super().__init__(allow)
         self._leases = Leases(self.allow.clock_ms)
+        self._kept = Kept(self.allow.excursion_ms)
 
     def observe(self, world: World) -> None:
         for event in world.events:
@@ -106,7 +108,9 @@ class SilenceIsSafe(Checker):
                 most_w = shown_at_most_w(bank, safe_w, self.allow) + truth.stuck_w(bank.id)
                 shown_w = truth.bank_w(bank.id)
                 detail = f"{bank.id} draws {shown_w:.0f} W, safe is {safe_w} W; no lease, {late_ms} ms late"
-                safe = late_ms is None or late_ms <= 0 or shown_w <= most_w
+                due, above = late_ms is not None and late_ms > 0, shown_w > most_w
+                kept, _ = self._kept.look((site, bank.id), world.now_ms, binding=due, over=above)
+                safe = kept if bank.workload is Workload.HPC else not (due and above)
                 self.expect(safe, (site, bank.id), world.now_ms, site, detail)
 
     def _late_ms(self, site: str, truth: SiteTruth, now_ms: int) -> int | None:

@@ -245,5 +245,40 @@ class TestSilenceIsSafe:
         world.at(checker, 400)
         assert checker.violations == []
         world.site.firm = 0
-        world.at(checker, 401)
+        world.through(checker, 401, 435)
         assert "hpc draws 20000 W, safe is 8000 W" in details(checker)
+
+    def test_a_new_job_in_a_partition_that_was_safe_is_an_excursion_and_no_more(self, world: HandWorld) -> None:
+        """Its scheduler starts what is submitted; the agent can only stop it when it sees it."""
+        checker = SilenceIsSafe()
+        banks = tuple(bank.model_copy(update={"fail_safe_w": 8_000}) for bank in world.site.plate.banks)
+        world.site.plate = world.site.plate.model_copy(update={"banks": banks})
+        leased(world, checker)
+        world.site.draw(8_000, 8_000)
+        world.at(checker, 400)
+        world.site.draw(8_000, 10_000)
+        world.through(checker, 401, 431)
+        world.site.draw(8_000, 8_000)
+        world.at(checker, 432)
+        assert checker.violations == []
+        world.site.draw(8_000, 10_000)
+        world.through(checker, 433, 464)
+        assert "hpc draws 10000 W, safe is 8000 W" in details(checker)
+
+    def test_a_partition_that_was_never_safe_has_no_excursion(self, world: HandWorld) -> None:
+        checker = SilenceIsSafe()
+        banks = tuple(bank.model_copy(update={"fail_safe_w": 8_000}) for bank in world.site.plate.banks)
+        world.site.plate = world.site.plate.model_copy(update={"banks": banks})
+        leased(world, checker)
+        world.site.draw(8_000, 10_000)
+        world.at(checker, self.SAFE_S + 1)
+        assert "hpc draws 10000 W, safe is 8000 W" in details(checker)
+
+    def test_a_hash_bank_has_no_excursion(self, world: HandWorld) -> None:
+        checker = SilenceIsSafe()
+        leased(world, checker)
+        world.site.draw(1_000)
+        world.at(checker, 400)
+        world.site.draw(5_000)
+        world.at(checker, 401)
+        assert "asics draws 5000 W, safe is 1000 W" in details(checker)
