@@ -29,6 +29,8 @@ class DecisionReason(StrEnum):
     """Stays as it is until its minimum up or down time is over."""
     HOLD_HYSTERESIS = "hold_hysteresis"
     """Stays as it is: a change would not earn back its start cost."""
+    PLAN_AHEAD = "plan_ahead"
+    """Runs, stands down or waits against the price of now, for what is to come: a restart, a deadline, cheaper hours."""
     DATA_STALE = "data_stale"
     """Held or lowered because what it would be raised on is too old or unknown."""
     PRICE_STALE = "price_stale"

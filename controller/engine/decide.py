@@ -9,11 +9,21 @@ from __future__ import annotations
 from contract.messages import Workload
 from contract.reasons import DecisionReason
 from contract.units import POWER_W_MAX
-from controller.engine.economics import Economics, Outcome, dispatch
+from controller.engine import planned
+from controller.engine.economics import Dispatch, Economics, Outcome, dispatch
 from controller.engine.explain import margin_usd_per_h, reason_of, value_of
 from controller.engine.facts import MW_PER_W, Bank, Site, canonical, digest
 from controller.engine.ladder import shed_ladder
-from controller.engine.model import BankDecision, Decision, Obligation, Params, Shortfall, SiteDecision, Snapshot
+from controller.engine.model import (
+    BankDecision,
+    Decision,
+    Method,
+    Obligation,
+    Params,
+    Shortfall,
+    SiteDecision,
+    Snapshot,
+)
 from controller.engine.narrate import sentence
 from controller.engine.rules import Envelope, Preview, narrow, shed_from_ms
 from controller.engine.shortfalls import shortfalls
@@ -21,26 +31,36 @@ from controller.engine.shortfalls import shortfalls
 URGENT = frozenset({DecisionReason.OBLIGATION, DecisionReason.EMERGENCY_STOP, DecisionReason.CAP})
 
 
-def decide(snapshot: Snapshot, params: Params, economics: Economics = dispatch) -> Decision:
-    """What every bank of every site is to do now, and why. Never raises on a valid snapshot."""
-    sites = canonical(snapshot.sites, lambda s: s.site)
+def decide(snapshot: Snapshot, params: Params, economics: Economics | None = None) -> Decision:
+    """What every bank of every site is to do now, and why. Never raises on a valid snapshot.
+
+    `params.economics` says how it is chosen, unless `economics` is given.
+    """
+    sites = [digest(site, params, snapshot.at_ms) for site in canonical(snapshot.sites, lambda s: s.site)]
+    cases = [(site, _envelope(site)) for site in sites]
+    if economics is None and params.economics is Method.OPTIMISER:
+        chosen = planned.dispatch_all(cases)
+    else:
+        chosen = [(economics or dispatch)(site, envelope) for site, envelope in cases]
     return Decision(
         at_ms=snapshot.at_ms,
-        sites=tuple(_decide_site(digest(site, params, snapshot.at_ms), economics) for site in sites),
+        sites=tuple(_decision(site, envelope, one) for (site, envelope), one in zip(cases, chosen, strict=True)),
     )
 
 
-def _decide_site(site: Site, economics: Economics) -> SiteDecision:
+def _envelope(site: Site) -> Envelope:
     in_force = [o for o in site.obligations if shed_from_ms(site, o) <= site.at_ms]
-    envelope = narrow(site, in_force, _preview(site, in_force, economics))
-    chosen = economics(site, envelope)
+    return narrow(site, in_force, _preview(site, in_force))
+
+
+def _decision(site: Site, envelope: Envelope, chosen: Dispatch) -> SiteDecision:
     rows = [
         (bank, outcome, _bank_decision(site, bank, envelope, i, outcome))
         for i, (bank, outcome) in enumerate(zip(site.banks, chosen.outcomes, strict=True))
     ]
     short = shortfalls(site, envelope, chosen)
     planned_w = min(-(-chosen.used_mw[site.root] // MW_PER_W), POWER_W_MAX)
-    tightest = min(in_force, key=lambda o: (o.target_w, o.starts_at_ms, o.id), default=None)
+    tightest = min(envelope.obligations, key=lambda o: (o.target_w, o.starts_at_ms, o.id), default=None)
     return SiteDecision(
         site=site.snapshot.site,
         banks=tuple(decision for _, _, decision in rows),
@@ -51,12 +71,14 @@ def _decide_site(site: Site, economics: Economics) -> SiteDecision:
         planned_w=planned_w,
         margin_usd_per_h=margin_usd_per_h(site, [(bank, outcome) for bank, outcome, _ in rows], planned_w),
         shortfalls=short,
-        sentence=sentence(site, envelope, rows, short, planned_w),
+        sentence=sentence(site, envelope, rows, short, planned_w, chosen.note),
+        plan=chosen.note,
+        carry=chosen.carry,
     )
 
 
-def _preview(site: Site, in_force: list[Obligation], economics: Economics) -> Preview | None:
-    """What the next obligation will leave, where it is near enough to bear on what is begun now."""
+def _preview(site: Site, in_force: list[Obligation]) -> Preview | None:
+    """What the next obligation will leave, by merit order, where it is near enough to bear on what is begun now."""
     coming = [o for o in site.obligations if shed_from_ms(site, o) > site.at_ms]
     if not coming:
         return None
@@ -67,7 +89,7 @@ def _preview(site: Site, in_force: list[Obligation], economics: Economics) -> Pr
         horizon_ms = max(horizon_ms, *notices, 0)
     if shed_from_ms(site, nearest) - site.at_ms >= horizon_ms:
         return None
-    then = economics(site, narrow(site, [*in_force, nearest], None))
+    then = dispatch(site, narrow(site, [*in_force, nearest], None))
     return Preview(nearest, [o.target_w for o in then.outcomes], [o.jobs for o in then.outcomes])
 
 

@@ -14,12 +14,15 @@ from enum import IntEnum
 from typing import Protocol
 
 from contract.messages import Job, JobState
+from contract.reasons import DecisionReason
 from controller.engine.facts import MW_PER_W, Bank, Site
 from controller.engine.lots import Class, Lot, Why, offer
+from controller.engine.model import PlanNote
 from controller.engine.rules import Bounds, Envelope, Floor, Limit
+from controller.engine.wish import Ahead, Wish
 
 
-class Rank(IntEnum):
+class Blame(IntEnum):
     """Of two limits that refuse the same lot, the one that is blamed: DESIGN's priority."""
 
     OBLIGATION = 0
@@ -37,7 +40,7 @@ class Outcome:
     """Firm jobs that a limit or a rule keeps from running."""
     desire_w: int = 0
     """What it would draw were there no limits: economics, overrides and dwell."""
-    refused: tuple[Rank, str] | None = None
+    refused: tuple[Blame, str] | None = None
     """The strongest limit that refused it power it should have had, and its id."""
     against_price: Class | None = None
     """`ASKED` or `KEPT` where an override or dwell alone makes some of it run."""
@@ -46,6 +49,21 @@ class Outcome:
     stale: bool = False
     """Work was left out because what is known of it is too old."""
     why: Why = Why.COSTS
+    cause: str = ""
+    """What is behind `why`, where that is not the price."""
+    ahead: Ahead | None = None
+    """With `Why.AHEAD`, what is to come."""
+    waits: list[Job] = field(default_factory=list)
+    """Jobs that would earn now and that the plan puts off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A job whose work cannot all be done before it is due."""
+
+    bank: int
+    job: Job
+    detail: str
 
 
 @dataclass(slots=True)
@@ -56,6 +74,10 @@ class Dispatch:
     used_mw: list[int]
     idle_mw: list[int]
     """What each node carries with every bank at its least: overheads, idle power, what cannot be steered."""
+    late: list[Late] = field(default_factory=list)
+    note: PlanNote | None = None
+    """How the plan behind it came out, where one was asked for."""
+    carry: str = ""
 
 
 class Economics(Protocol):
@@ -64,13 +86,16 @@ class Economics(Protocol):
     def __call__(self, site: Site, envelope: Envelope) -> Dispatch: ...
 
 
-def dispatch(site: Site, envelope: Envelope) -> Dispatch:
-    """Merit order inside the envelope. Total: where not even the least fits, the least is what it answers."""
-    fill = _Fill(site, envelope)
+def dispatch(site: Site, envelope: Envelope, wish: Wish | None = None) -> Dispatch:
+    """Merit order inside the envelope. Total: where not even the least fits, the least is what it answers.
+
+    With a plan's wish, what it runs comes first of all that is chosen by merit, and what it puts off is left out.
+    """
+    fill = _Fill(site, envelope, wish)
     lots: list[Lot] = []
     for i, bounds in enumerate(envelope.bounds):
         lots.extend(fill.offer(i, bounds))
-    lots.sort(key=lambda lot: (lot.cls, -lot.merit, lot.bank, lot.seq))
+    lots.sort(key=lambda lot: (lot.cls, lot.rank, -lot.merit, lot.bank, lot.seq))
     first = next((i for i, lot in enumerate(lots) if lot.cls is Class.MERIT), len(lots))
     for lot in lots[:first]:
         fill.take(lot, lot.width_w)
@@ -78,7 +103,7 @@ def dispatch(site: Site, envelope: Envelope) -> Dispatch:
         if floor.bank is None:
             fill.reach(floor, lots[first:])
     for lot in lots[first:]:
-        if lot.wanted and lot.taken_w < lot.width_w:
+        if lot.wanted and lot.taken_w < lot.width_w and not fill.puts_off(lot):
             fill.take(lot, lot.width_w - lot.taken_w)
     fill.settle()
     return Dispatch(fill.outcomes, fill.used_mw, fill.idle_mw)
@@ -87,8 +112,8 @@ def dispatch(site: Site, envelope: Envelope) -> Dispatch:
 class _Fill:
     """The state of one pass over the lots of a site: what every node carries and every bank has."""
 
-    def __init__(self, site: Site, envelope: Envelope) -> None:
-        self.site, self.envelope = site, envelope
+    def __init__(self, site: Site, envelope: Envelope, wish: Wish | None) -> None:
+        self.site, self.envelope, self.wish = site, envelope, wish
         self.outcomes = [Outcome() for _ in site.banks]
         self.idle_mw = [node.overhead_w * MW_PER_W for node in site.nodes]
         for bank, bounds in zip(site.banks, envelope.bounds, strict=True):
@@ -98,8 +123,8 @@ class _Fill:
         self.demand_mw = self.used_mw[site.root]
         """What the main would carry had it refused nothing: tells which of its limits a lot fell to."""
         nodes = range(len(site.nodes))
-        self.firm_cap_mw = [_cap_mw(site, i, [x for x in envelope.limits[i] if x.firm]) for i in nodes]
-        self.cap_mw = [_cap_mw(site, i, envelope.limits[i]) for i in nodes]
+        self.firm_cap_mw = [plan_cap_mw(site, i, [x for x in envelope.limits[i] if x.firm]) for i in nodes]
+        self.cap_mw = [plan_cap_mw(site, i, envelope.limits[i]) for i in nodes]
         self.taken_w = [0] * len(site.banks)
         """By bank, above idle."""
         self.free_nodes = [bank.work.free_nodes if bank.work else 0 for bank in site.banks]
@@ -112,11 +137,12 @@ class _Fill:
             work = self.site.banks[index].work
             outcome.jobs = {job.id: job for job in work.jobs if job.state is JobState.RUNNING} if work else {}
             return ()
-        brought = offer(self.site, index, bounds)
+        brought = offer(self.site, index, bounds, self.wish)
         outcome.desire_w, outcome.why, outcome.stale = brought.desire_w, brought.why, brought.stale
+        outcome.ahead = brought.ahead
         outcome.kept_off.extend(brought.left_out)
         if brought.barred is not None:
-            outcome.refused = (Rank.OBLIGATION, brought.barred)
+            outcome.refused = (Blame.OBLIGATION, brought.barred)
         return brought.lots
 
     def take(self, lot: Lot, want_w: int, floor: Floor | None = None) -> None:
@@ -147,6 +173,27 @@ class _Fill:
         self.demand_mw += at_main_w * bank.plate.pue_milli
         if given_w or given_w == inside_w:
             self._give(lot, bank, given_w, floor)
+
+    def puts_off(self, lot: Lot) -> bool:
+        """Whether the plan leaves this out although there is room for it. Where there is none, merit order gives it
+        what is left, and blames what it lacks."""
+        if lot.put_off_w is None:
+            return False
+        bank, bounds, outcome = self.site.banks[lot.bank], self.envelope.bounds[lot.bank], self.outcomes[lot.bank]
+        job = lot.job
+        top_w = min([bank.natural_w, *(n.watts for n in bounds.trace if n.rule is not DecisionReason.RAMP)])
+        fits = top_w - bank.plate.idle_w - self.taken_w[lot.bank] >= lot.put_off_w and bounds.rise_w is None
+        fits = fits and self._room(lot, bank)[0] >= lot.put_off_w
+        if job is not None and job.state is JobState.PENDING:
+            fits = fits and self.free_nodes[lot.bank] >= job.nodes
+        if not fits:
+            outcome.desire_w = outcome.desire_w + lot.width_w if job is not None else max(outcome.desire_w, lot.top_w)
+            return False
+        if job is not None:
+            outcome.waits.append(job)
+        if not self.taken_w[lot.bank] and outcome.why is not Why.AHEAD:
+            outcome.why, outcome.ahead = Why.AHEAD, lot.ahead
+        return True
 
     def reach(self, floor: Floor, lots: Sequence[Lot]) -> None:
         """Take lots below a floor's node, best first and whatever the price, until the node carries the floor."""
@@ -211,7 +258,7 @@ class _Fill:
         if not broken:
             return
         tightest = min(broken, key=lambda x: (x.plan_mw, x.kind != "obligation", x.id))
-        blamed = (Rank.OBLIGATION if tightest.kind == "obligation" else Rank.CAP, tightest.id)
+        blamed = (Blame.OBLIGATION if tightest.kind == "obligation" else Blame.CAP, tightest.id)
         outcome = self.outcomes[lot.bank]
         outcome.refused = min(outcome.refused, blamed) if outcome.refused else blamed
 
@@ -238,7 +285,7 @@ class _Fill:
             used_mw[node] += power_w * self.site.factor(node, bank)
 
 
-def _cap_mw(site: Site, node: int, limits: Sequence[Limit]) -> int:
+def plan_cap_mw(site: Site, node: int, limits: Sequence[Limit]) -> int:
     """What may be planned at a node. Above what it carries now, the room shrinks by what its meter adds to a rise."""
     cap_mw = min(limit.plan_mw for limit in limits)
     facts = site.nodes[node]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contract.reasons import DecisionReason
 from controller.engine import value
-from controller.engine.economics import Outcome, Rank
+from controller.engine.economics import Blame, Outcome
 from controller.engine.facts import Bank, Site, Steering
 from controller.engine.lots import Class, Why
 from controller.engine.rules import Bounds
@@ -17,6 +17,7 @@ _ECONOMIC = {
     Why.JOBS: DecisionReason.JOBS_RUN,
     Why.NO_JOBS: DecisionReason.NO_WORK,
     Why.UNAVAILABLE: DecisionReason.UNAVAILABLE,
+    Why.AHEAD: DecisionReason.PLAN_AHEAD,
 }
 
 
@@ -28,7 +29,7 @@ def reason_of(site: Site, bounds: Bounds, outcome: Outcome) -> tuple[DecisionRea
         if rule in cuts:
             return rule, cuts[rule].cause
     refused = outcome.refused
-    if refused is not None and refused[0] is Rank.OBLIGATION:
+    if refused is not None and refused[0] is Blame.OBLIGATION:
         return DecisionReason.OBLIGATION, refused[1]
     if DecisionReason.OBLIGATION in biting:
         return DecisionReason.OBLIGATION, biting[DecisionReason.OBLIGATION]
@@ -56,7 +57,9 @@ def _weaker(bounds: Bounds, outcome: Outcome, biting: dict[DecisionReason, str])
     kept_down = bounds.rise_w is not None and outcome.desire_w > bounds.rise_w and outcome.target_w <= bounds.rise_w
     if kept_down or outcome.against_price is Class.KEPT:
         return DecisionReason.HOLD_DWELL, ""
-    return _ECONOMIC[outcome.why], ""
+    if outcome.why is Why.AHEAD and outcome.ahead is not None:
+        return DecisionReason.PLAN_AHEAD, outcome.ahead.cause
+    return _ECONOMIC[outcome.why], outcome.cause
 
 
 def value_of(site: Site, bank: Bank, outcome: Outcome) -> float | None:

@@ -11,6 +11,7 @@ from controller.engine import value
 from controller.engine.facts import Bank, Site, Work
 from controller.engine.model import Stance
 from controller.engine.rules import Bounds
+from controller.engine.wish import Ahead, AheadKind, BankWish, JobWish, Wish
 
 
 class Class(IntEnum):
@@ -36,6 +37,17 @@ class Why(StrEnum):
     JOBS = "jobs"
     NO_JOBS = "no_jobs"
     UNAVAILABLE = "unavailable"
+    AHEAD = "ahead"
+    """What is to come outweighs the price of now."""
+
+
+class Rank(IntEnum):
+    """The order in which lots of merit are served where a plan speaks of them."""
+
+    PLANNED_JOB = 0
+    PLANNED = 1
+    REST = 2
+    """Of these merit order chooses, what the plan puts off aside."""
 
 
 @dataclass(slots=True)
@@ -52,6 +64,16 @@ class Lot:
     up: bool
     """Whether it runs already."""
     job: Job | None = None
+    pays: bool = False
+    """Of a bank: whether it earns more than its energy costs, no band or start counted."""
+    rank: Rank = Rank.REST
+    put_off_w: int | None = None
+    """A plan would rather not have it yet: it is served only where less room than this is left, for then it was room
+    that the plan lacked. None where no plan says so."""
+    ahead: Ahead | None = None
+    """Why it is put off."""
+    top_w: int = 0
+    """What its bank draws with it."""
     taken_w: int = 0
 
 
@@ -63,6 +85,8 @@ class Offer:
     desire_w: int = 0
     """What it would draw were there no limits: economics, overrides and dwell."""
     why: Why = Why.COSTS
+    ahead: Ahead | None = None
+    """With `Why.AHEAD`, what is to come."""
     stale: bool = False
     """Work was left out because what is known of it is too old."""
     barred: str | None = None
@@ -71,19 +95,20 @@ class Offer:
     """Firm jobs among those barred."""
 
 
-def offer(site: Site, index: int, bounds: Bounds) -> Offer:
-    """The lots of one bank, as if there were no limits but its own curve and jobs."""
+def offer(site: Site, index: int, bounds: Bounds, wish: Wish | None = None) -> Offer:
+    """The lots of one bank, as if there were no limits but its own curve and jobs; as a plan wants them, if any."""
     bank = site.banks[index]
     if bank.work is None:
-        return _hash_offer(site, index, bank, bounds)
+        return _hash_offer(site, index, bank, bounds, wish.banks.get(index) if wish is not None else None)
     if not bank.work.known or bounds.hold:
         return _kept_work(index, bank, bank.work, bounds)
-    return _job_offer(site, index, bank, bank.work, bounds)
+    return _job_offer(site, index, bank, bank.work, bounds, wish)
 
 
-def _hash_offer(site: Site, index: int, bank: Bank, bounds: Bounds) -> Offer:
+def _hash_offer(site: Site, index: int, bank: Bank, bounds: Bounds, wish: BankWish | None) -> Offer:
     out = Offer(desire_w=bounds.asked_w, why=Why.UNAVAILABLE)
-    cuts = sorted({w for w in (bounds.lo_w, bounds.keep_w, bank.up_w) if w > 0})
+    planned_w = _sure_w(bank, wish) if wish is not None else 0
+    cuts = sorted({w for w in (bounds.lo_w, bounds.keep_w, bank.up_w, planned_w) if w > 0})
     ceiling = float("inf")
     for seq, (low_w, high_w, worth, starts) in enumerate(_pieces(site, bank, cuts)):
         up = high_w <= bank.up_w
@@ -91,12 +116,42 @@ def _hash_offer(site: Site, index: int, bank: Bank, bounds: Bounds) -> Offer:
         ceiling = merit
         wanted, why = _hash_wanted(site, worth, merit, up=up)
         cls = Class.ASKED if high_w <= bounds.lo_w else Class.KEPT if high_w <= bounds.keep_w else Class.MERIT
-        out.lots.append(Lot(index, seq, cls, merit, high_w - low_w, wanted, up))
-        if wanted:
-            out.desire_w = max(out.desire_w, high_w)
+        pays = site.price is not None and (worth or 0.0) > site.price
+        out.lots.append(Lot(index, seq, cls, merit, high_w - low_w, wanted, up, pays=pays, top_w=high_w))
         if seq == 0:
             out.why = why
+    if wish is not None:
+        _heed_bank(bank, out, wish, planned_w)
+    out.desire_w = max([out.desire_w, *(lot.top_w for lot in out.lots if lot.wanted and lot.put_off_w is None)])
     return out
+
+
+def _sure_w(bank: Bank, wish: BankWish) -> int:
+    """What a bank that the plan runs draws whatever the price of now: its lowest level as far as it is up, or what it
+    is to start with. Above that the price decides, for a level is changed at no cost."""
+    if wish.target_w == 0 or bank.up_w <= bank.plate.idle_w or not bank.segments:
+        return wish.target_w
+    return min(bank.up_w, bank.segments[0].to_w)
+
+
+def _heed_bank(bank: Bank, out: Offer, wish: BankWish, planned_w: int) -> None:
+    """Serve first what the plan runs. What it keeps down is put off; but what runs and earns is let run where room is
+    left, for no plan gains by stopping that."""
+    up = bank.up_w > bank.plate.idle_w
+    if planned_w > 0 and out.lots and not out.lots[0].wanted:
+        kind = AheadKind.RESTART if up else AheadKind.EARLY
+        out.why, out.ahead = Why.AHEAD, Ahead(kind, until_ms=wish.until_ms)
+    elif planned_w == 0 and up and out.lots and not out.lots[0].pays:
+        out.why = Why.COSTS
+    for lot in out.lots:
+        if planned_w > 0:
+            lot.wanted = lot.wanted or lot.top_w <= planned_w or (lot.pays and not up)
+            lot.rank = Rank.PLANNED if lot.wanted else Rank.REST
+        elif up:
+            lot.wanted = lot.wanted and lot.pays
+        elif lot.cls is Class.MERIT:
+            lot.put_off_w = max(1, wish.least_w - bank.plate.idle_w)
+            lot.ahead = Ahead(AheadKind.START, until_ms=wish.until_ms)
 
 
 def _pieces(site: Site, bank: Bank, cuts: list[int]) -> Iterator[tuple[int, int, float | None, bool]]:
@@ -154,13 +209,16 @@ def _kept_work(index: int, bank: Bank, work: Work, bounds: Bounds) -> Offer:
     return out
 
 
-def _job_offer(site: Site, index: int, bank: Bank, work: Work, bounds: Bounds) -> Offer:
+def _job_offer(site: Site, index: int, bank: Bank, work: Work, bounds: Bounds, wish: Wish | None) -> Offer:
     out = Offer(why=Why.COSTS if work.jobs else Why.NO_JOBS)
     known, barred_w = bank.fresh and work.fresh, 0
     for job in work.jobs:
         lot = _job_lot(site, index, bank, job, len(out.lots))
         if lot.cls is Class.MERIT and bounds.force:
             lot.cls = Class.ASKED
+        planned = wish.jobs.get((index, job.id)) if wish is not None else None
+        if planned is not None and lot.cls is Class.MERIT:
+            _heed_job(lot, job, planned)
         barred = bounds.barred.get(job.id)
         if barred is not None:
             if lot.wanted or lot.cls is Class.ASKED:
@@ -173,13 +231,29 @@ def _job_offer(site: Site, index: int, bank: Bank, work: Work, bounds: Bounds) -
             continue
         out.lots.append(lot)
     _ask(out, bounds.lo_w - bank.plate.idle_w)
-    if any(lot.wanted for lot in out.lots):
+    held = [lot.ahead for lot in out.lots if lot.ahead is not None and lot.ahead.kind is AheadKind.JOB]
+    if held:
+        out.why, out.ahead = Why.AHEAD, held[0]
+    elif any(lot.wanted and lot.put_off_w is None for lot in out.lots):
         out.why = Why.JOBS
     elif work.jobs and site.price is None:
         out.why = Why.PRICE_UNKNOWN
-    wanted_w = sum(lot.width_w for lot in out.lots if lot.wanted or lot.cls is Class.ASKED)
+    wanted = (lot for lot in out.lots if (lot.wanted and lot.put_off_w is None) or lot.cls is Class.ASKED)
+    wanted_w = sum(lot.width_w for lot in wanted)
     out.desire_w = max(bounds.asked_w, bank.plate.idle_w + wanted_w + barred_w)
     return out
+
+
+def _heed_job(lot: Lot, job: Job, planned: JobWish) -> None:
+    """As for a bank: a running job that earns is let run, unless it has a deadline and may be done in cheaper hours."""
+    if planned.run:
+        lot.rank = Rank.PLANNED_JOB
+        if not lot.wanted:
+            lot.wanted = True
+            lot.ahead = Ahead(AheadKind.JOB, job.id, job.deadline_ms, planned.until_ms)
+    elif lot.wanted and (job.state is not JobState.RUNNING or job.deadline_ms is not None):
+        lot.put_off_w = job.power_w
+        lot.ahead = Ahead(AheadKind.WAIT, job.id, job.deadline_ms, planned.until_ms)
 
 
 def _job_lot(site: Site, index: int, bank: Bank, job: Job, seq: int) -> Lot:

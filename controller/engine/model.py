@@ -19,6 +19,15 @@ MODEL_VERSION: Final = 1
 
 Text = Annotated[str, Field(max_length=400)]
 Key = Annotated[str, Field(min_length=1, max_length=64)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+OUTLOOK_STEPS_MAX: Final = 1_500
+CARRY_MAX: Final = 4_000_000
+
+
+def _empty(value: object) -> bool:
+    """What a decision made without a plan leaves out of its bytes: they stay those of a journal older than plans."""
+    return not value
 
 
 class EnergyPrice(Wire):
@@ -39,6 +48,30 @@ class HashPrice(Wire):
     usd_per_ph_day: Annotated[float, Field(ge=0, le=1e6)] | None
     age_ms: DurationMs | None = None
     feed: str = ""
+
+
+class Outlook(Wire):
+    """What is to be expected from `start_ms` on, step by step: made outside the engine, of what was known then."""
+
+    start_ms: TimeMs
+    step_ms: Annotated[int, Field(ge=60_000, le=4 * 3_600_000)]
+    usd_per_mwh: Annotated[tuple[UsdPerMwh, ...], Field(min_length=1, max_length=OUTLOOK_STEPS_MAX, fail_fast=True)]
+    """The price to plan with."""
+    spike: Annotated[tuple[Share, ...], Field(max_length=OUTLOOK_STEPS_MAX, fail_fast=True)] = ()
+    """Chance of a price spike in the step."""
+    peak: Annotated[tuple[Share, ...], Field(max_length=OUTLOOK_STEPS_MAX, fail_fast=True)] = ()
+    """Chance that the step holds a coincident peak that is billed."""
+    ambient_c: Annotated[tuple[float, ...], Field(max_length=OUTLOOK_STEPS_MAX, fail_fast=True)] = ()
+    """Dry bulb; empty where no temperature was ever known."""
+    forecast: Annotated[str, Field(max_length=64)] = ""
+    """What made it."""
+
+
+class Quota(Wire):
+    """The site's part of what a fleet may draw together: a cap at the main meter until `until_ms`."""
+
+    cap_w: PowerW
+    until_ms: TimeMs
 
 
 class Obligation(Wire):
@@ -116,6 +149,10 @@ class SiteSnapshot(Wire):
     overrides: tuple[Override, ...] = ()
     """Those in force now, by id."""
     previous: tuple[PreviousSetpoint, ...] = ()
+    outlook: Outlook | None = None
+    quota: Quota | None = None
+    carry: Annotated[str, Field(max_length=CARRY_MAX)] = ""
+    """What the last plan left, as `SiteDecision.carry` gave it; the engine's own, and ignored where it does not fit."""
 
 
 class Snapshot(Wire):
@@ -134,9 +171,19 @@ class Stance(StrEnum):
     STOP = "stop"
 
 
+class Method(StrEnum):
+    """How the dispatch is chosen inside what the rules leave."""
+
+    MERIT_ORDER = "merit_order"
+    """By the price of now; see `controller.engine.economics`."""
+    OPTIMISER = "optimiser"
+    """By a plan over a day; see `controller.engine.planned`."""
+
+
 class Params(Wire):
     """How decisions are made. Journalled with every decision."""
 
+    economics: Method = Method.MERIT_ORDER
     stale_report_ms: DurationMs = 30_000
     """Older data never raises power."""
     stale_price_ms: DurationMs = 20 * 60_000
@@ -153,6 +200,10 @@ class Params(Wire):
     """How long before an obligation's start the shed begins, beyond what the ramps need."""
     tick_ms: DurationMs = 60_000
     """How often a decision is made, hence how far a ramp may go before the next one."""
+    miss_share: Annotated[float, Field(ge=0, le=1_000)] = 1.0
+    """What a job that is not done by its deadline costs, as a share of what it would have earned."""
+    peak_charge_usd_per_mw: Annotated[float, Field(ge=0, le=1e7)] = 0.0
+    """What a megawatt at the main meter in a coincident peak costs; planned with by the outlook's chance of one."""
 
 
 class BankDecision(Wire):
@@ -171,10 +222,19 @@ class BankDecision(Wire):
 class Shortfall(Wire):
     """A limit or obligation that cannot be met, said before it is due."""
 
-    kind: Literal["site_cap", "feeder", "cooling", "obligation", "firm_load", "floor"]
+    kind: Literal["site_cap", "feeder", "cooling", "obligation", "firm_load", "floor", "deadline"]
     id: Text
     short_w: PowerW
     detail: Text = ""
+
+
+class PlanNote(Wire):
+    """How the plan behind a dispatch came out."""
+
+    fallback: Annotated[str, Field(max_length=64)] = ""
+    """Why merit order decided in the plan's place; empty where the plan did."""
+    gap: float | None = None
+    """How far below its proven bound the plan may be, as a share of it."""
 
 
 class SiteDecision(Wire):
@@ -196,6 +256,10 @@ class SiteDecision(Wire):
     shortfalls: tuple[Shortfall, ...] = ()
     sentence: Annotated[str, Field(max_length=1_000)]
     """Why this, now, in one sentence an operator can read."""
+    plan: Annotated[PlanNote | None, Field(exclude_if=_empty)] = None
+    """None where no plan was asked for."""
+    carry: Annotated[str, Field(max_length=CARRY_MAX, exclude_if=_empty)] = ""
+    """What the next decision's plan begins with."""
 
 
 class Decision(Wire):

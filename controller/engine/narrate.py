@@ -10,8 +10,9 @@ from contract.reasons import DecisionReason
 from contract.units import MS_PER_MINUTE, W_PER_MW
 from controller.engine.economics import Outcome
 from controller.engine.facts import Bank, Site
-from controller.engine.model import BankDecision, Shortfall, Stance
+from controller.engine.model import BankDecision, PlanNote, Shortfall, Stance
 from controller.engine.rules import Envelope
+from controller.engine.wish import Ahead, AheadKind
 
 MAX_CHARS: Final = 1_000
 _NAMES_SHOWN: Final = 4
@@ -76,6 +77,7 @@ def sentence(
     banks: Sequence[tuple[Bank, Outcome, BankDecision]],
     short: Sequence[Shortfall],
     planned_w: int,
+    note: PlanNote | None = None,
 ) -> str:
     """Who does what and why, what falls short, and where that leaves the site."""
     groups: dict[tuple[int, str, bool, str], Group] = {}
@@ -92,6 +94,8 @@ def sentence(
     clauses += [_shortfall_clause(s) for s in short[:_SHORTFALLS_SHOWN]]
     if len(short) > _SHORTFALLS_SHOWN:
         clauses.append(f"{len(short) - _SHORTFALLS_SHOWN} more shortfalls")
+    if note is not None and note.fallback in _FALLBACKS:
+        clauses.append(_FALLBACKS[note.fallback])
     cap_w = min(limit.watts for limit in envelope.limits[site.root])
     return _one_sentence(clauses, f"site at {_of(planned_w, cap_w)}")
 
@@ -208,10 +212,59 @@ def _above(group: Group) -> str:
     return f"{head}: the price of {_price(group)} is above {group.break_even}"
 
 
+def _ahead(group: Group) -> str:
+    outcome = group.banks[0][1]
+    assert outcome.ahead is not None  # noqa: S101  a reason that is only given with it
+    return _AHEAD[outcome.ahead.kind](group, outcome.ahead)
+
+
+def _restart(group: Group, ahead: Ahead) -> str:
+    head = f"{group.verb('stay', 'stays')} up ({group.target}) at {_price(group)}, above {group.break_even}"
+    return f"{head}: a restart would cost more{_until(' than that until', ahead)}"
+
+
+def _start(group: Group, ahead: Ahead) -> str:
+    head = f"{group.verb('stay', 'stays')} down at {_price(group)}, below {group.break_even}"
+    return f"{head}: by what is expected of prices a start would not pay{_until(' before', ahead)}"
+
+
+def _early(group: Group, _ahead: Ahead) -> str:
+    head = f"{group.verb('run', 'runs')} ({group.target}) at {_price(group)}, above {group.break_even}"
+    return f"{head}: lower prices are expected, and it will then be up"
+
+
+def _held_job(group: Group, ahead: Ahead) -> str:
+    _, outcome, _ = group.banks[0]
+    job = outcome.jobs.get(ahead.job)
+    watts = power(job.power_w) if job is not None else group.target
+    why = f"due {_clock(ahead.due_ms)} UTC" if ahead.due_ms is not None else "whose restart would cost more"
+    others = len(outcome.jobs) - (job is not None)
+    rest = f", and {power(group.first.target_w)} in all with {others} more" if others > 0 else ""
+    held = f"{group.verb('hold', 'holds')} {watts} for job {_clean(ahead.job)} {why}"
+    return f"{held}{rest}{_waiting(group)}"
+
+
+def _wait(group: Group, ahead: Ahead) -> str:
+    due = f" due {_clock(ahead.due_ms)} UTC" if ahead.due_ms is not None else ""
+    until = _until(" until", ahead)
+    why = "for cheaper hours" if ahead.due_ms is not None else "as a start would not pay by what is expected of prices"
+    return f"{group.verb('let', 'lets')} job {_clean(ahead.job)}{due} wait{until} {why}"
+
+
+def _until(words: str, ahead: Ahead) -> str:
+    return f"{words} {_clock(ahead.until_ms)} UTC" if ahead.until_ms is not None else ""
+
+
+def _waiting(group: Group) -> str:
+    waits = sum(len(outcome.waits) for _, outcome, _ in group.banks)
+    return f" ({waits} more wait{'s' * (waits == 1)} for cheaper hours)" if waits else ""
+
+
 def _jobs(group: Group) -> str:
     jobs = sum(len(outcome.jobs) for _, outcome, _ in group.banks)
     worth = _listed(list(dict.fromkeys(usd(d.value_usd_per_mwh) for _, _, d in group.banks)))
-    return f"{group.verb('keep', 'keeps')} {group.target} for {jobs} job{'s' * (jobs != 1)} worth {worth} USD/MWh"
+    runs = f"{group.verb('keep', 'keeps')} {group.target} for {jobs} job{'s' * (jobs != 1)}"
+    return f"{runs} worth {worth} USD/MWh{_waiting(group)}"
 
 
 def _no_work(group: Group) -> str:
@@ -242,6 +295,7 @@ _CLAUSES: Final[dict[DecisionReason, Callable[[Group], str]]] = {
     DecisionReason.OVERRIDE: _manual,
     DecisionReason.HOLD_DWELL: _dwell,
     DecisionReason.PRICE_STALE: _price_stale,
+    DecisionReason.PLAN_AHEAD: _ahead,
     DecisionReason.PRICE_ABOVE_BREAK_EVEN: _above,
     DecisionReason.HOLD_HYSTERESIS: _hysteresis,
     DecisionReason.PRICE_BELOW_BREAK_EVEN: _below,
@@ -250,6 +304,19 @@ _CLAUSES: Final[dict[DecisionReason, Callable[[Group], str]]] = {
     DecisionReason.UNAVAILABLE: _unavailable,
 }
 """Strongest first: the order of the clauses too."""
+_AHEAD: Final[dict[AheadKind, Callable[[Group, Ahead], str]]] = {
+    AheadKind.RESTART: _restart,
+    AheadKind.START: _start,
+    AheadKind.EARLY: _early,
+    AheadKind.JOB: _held_job,
+    AheadKind.WAIT: _wait,
+}
+_FALLBACKS: Final = {
+    "outlook_unknown": "by the price of now alone, for no outlook of prices is known",
+    "too_large": "by the price of now alone, for the site has too many units to plan",
+    "gap": "by the price of now alone, for no plan was found near enough to its bound",
+}
+"""What is said where merit order decided in a plan's place; an unknown price is told by the banks themselves."""
 _ONE_CLAUSE: Final = frozenset(_CLAUSES) & {
     DecisionReason.INTERLOCK,
     DecisionReason.EMERGENCY_STOP,
@@ -273,6 +340,7 @@ def _shortfall_clause(short: Shortfall) -> str:
         "firm_load": f"{amount} of firm work on {join_names([short.id])} is not served",
         "obligation": f"{amount} short of obligation {name}",
         "floor": f"{amount} short of the floor {name}",
+        "deadline": f"job {name} ({amount}) will not be done in time",
     }[short.kind]
     return f"{head} ({_clean(short.detail)})" if short.detail else head
 

@@ -15,6 +15,8 @@ from controller.engine.facts import MW_PER_W, Bank, Site, Steering
 from controller.engine.model import Obligation, Override, OverrideKind
 
 LimitKind = Literal["feeder", "site_cap", "obligation"]
+FLEET: Final = "fleet"
+"""What a quota is called where it limits."""
 
 
 @dataclass(slots=True)
@@ -161,7 +163,7 @@ def _obligation(case: Case, envelope: Envelope) -> None:
     """The main meter at or below the target; and before it is due, no start that would have to stop again at once."""
     site = case.site
     for obligation in case.in_force:
-        limit = _limit(site, "obligation", obligation.id, obligation.target_w)
+        limit = limit_of(site, "obligation", obligation.id, obligation.target_w)
         limit.firm = obligation.firm_too
         envelope.limits[site.root].append(limit)
     if case.preview is None:
@@ -190,11 +192,15 @@ def _lockout(case: Case, envelope: Envelope) -> None:
 
 
 def _cap(case: Case, envelope: Envelope) -> None:
-    """Every breaker limit of the nameplate, and every cap ops have set; caps combine by minimum."""
+    """Every breaker limit of the nameplate, the site's part of a fleet's cap, and every cap ops have set; caps combine
+    by minimum."""
     site = case.site
     index = {node.id: i for i, node in enumerate(site.nodes)}
     for i, node in enumerate(site.nodes):
-        envelope.limits[i].append(_limit(site, "feeder", node.id, node.limit_w))
+        envelope.limits[i].append(limit_of(site, "feeder", node.id, node.limit_w))
+    quota = site.snapshot.quota
+    if quota is not None and site.at_ms < quota.until_ms:
+        envelope.limits[site.root].append(limit_of(site, "site_cap", FLEET, quota.cap_w))
     for override in site.overrides:
         if override.kind is not OverrideKind.CAP or override.value_w is None:
             continue
@@ -205,7 +211,7 @@ def _cap(case: Case, envelope: Envelope) -> None:
         at = site.root if override.feeder is None else index.get(override.feeder)
         if at is not None:
             kind: LimitKind = "site_cap" if at == site.root else "feeder"
-            envelope.limits[at].append(_limit(site, kind, override.id, override.value_w))
+            envelope.limits[at].append(limit_of(site, kind, override.id, override.value_w))
 
 
 def _stale(case: Case, envelope: Envelope) -> None:
@@ -295,7 +301,8 @@ RULES: Final[tuple[Callable[[Case, Envelope], None], ...]] = (
 ops may ask for; dwell stands below, as it is there to save wear."""
 
 
-def _limit(site: Site, kind: LimitKind, cause: str, watts: int) -> Limit:
+def limit_of(site: Site, kind: LimitKind, cause: str, watts: int) -> Limit:
+    """A limit with its margin taken off what may be planned."""
     return Limit(kind, cause, watts, watts * (MW_PER_W - site.params.cap_margin_milli))
 
 

@@ -12,7 +12,7 @@ from controller.engine.facts import MW_PER_W, Site, Steering
 from controller.engine.model import Shortfall
 from controller.engine.rules import Envelope
 
-ORDER: Final = ("feeder", "cooling", "site_cap", "firm_load", "obligation", "floor")
+ORDER: Final = ("feeder", "cooling", "site_cap", "firm_load", "obligation", "floor", "deadline")
 """The priority of soft constraints; a shortfall of an earlier kind explains those of the later ones."""
 
 
@@ -20,6 +20,9 @@ def shortfalls(site: Site, envelope: Envelope, chosen: Dispatch) -> tuple[Shortf
     """All that falls short of the dispatch chosen, gravest first."""
     found = [*_limits(site, envelope, chosen), *_firm_load(site, chosen), *_upcoming(site, envelope, chosen)]
     found.extend(_floors(envelope, chosen))
+    found.extend(
+        Shortfall(kind="deadline", id=late.job.id, short_w=late.job.power_w, detail=late.detail) for late in chosen.late
+    )
     return tuple(sorted(found, key=lambda s: (ORDER.index(s.kind), s.id)))
 
 

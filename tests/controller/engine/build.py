@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import pytest
 
 from contract.messages import (
     BankPlate,
@@ -26,7 +28,9 @@ from controller.engine.model import (
     BankDecision,
     EnergyPrice,
     HashPrice,
+    Method,
     Obligation,
+    Outlook,
     Override,
     OverrideKind,
     Params,
@@ -132,6 +136,7 @@ def site(
     age_ms: int | None = 500,
     no_report: bool = False,
     nodes_up: int = 100,
+    outlook: Outlook | None = None,
 ) -> SiteSnapshot:
     """One site; every bank runs at its rating unless `readings` say otherwise. `jobs` None: the scheduler is silent."""
     plates = banks or (hash_bank("hall-a"), hash_bank("hall-b", j_per_th=30.0), hpc_bank())
@@ -180,6 +185,7 @@ def site(
         previous=tuple(
             PreviousSetpoint(bank=k, target_w=v, reason=DecisionReason.CAP) for k, v in (previous or {}).items()
         ),
+        outlook=outlook,
     )
 
 
@@ -211,9 +217,34 @@ def override(kind: OverrideKind | str, *, name: str = "o-1", mw: float | None = 
     return Override(**(fields | more))
 
 
+def flat_outlook(price: float | None, *changes: tuple[int, float]) -> Outlook | None:
+    """A day of quarters of an hour at one price; each change (ms from now, price) holds from there on."""
+    if price is None:
+        return None
+    usd = [next((p for ms, p in reversed(changes) if k * 15 * MINUTE >= ms), price) for k in range(96)]
+    return Outlook(start_ms=AT, step_ms=15 * MINUTE, usd_per_mwh=tuple(usd), forecast="test")
+
+
+METHODS = ["merit_order", "optimiser"]
+_METHOD = {"now": Method.MERIT_ORDER}
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> Iterator[Method]:
+    """Both ways to choose, one after the other: `run` goes by it. The optimiser's outlook is the price of now."""
+    before, _METHOD["now"] = _METHOD["now"], Method(request.param)
+    yield _METHOD["now"]
+    _METHOD["now"] = before
+
+
 def run(snapshot: SiteSnapshot, params: Params | None = None) -> SiteDecision:
     """The decision for one site."""
-    return decide(Snapshot(at_ms=AT, sites=(snapshot,)), params or Params(cap_margin_milli=0)).sites[0]
+    params = params or Params(cap_margin_milli=0)
+    if _METHOD["now"] is Method.OPTIMISER:
+        params = params.model_copy(update={"economics": Method.OPTIMISER})
+        if snapshot.outlook is None:
+            snapshot = snapshot.model_copy(update={"outlook": flat_outlook(snapshot.energy.usd_per_mwh)})
+    return decide(Snapshot(at_ms=AT, sites=(snapshot,)), params).sites[0]
 
 
 def of(decision: SiteDecision, bank: str) -> BankDecision:

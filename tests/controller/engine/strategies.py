@@ -29,7 +29,9 @@ from contract.units import POWER_W_MAX
 from controller.engine.model import (
     EnergyPrice,
     HashPrice,
+    Method,
     Obligation,
+    Outlook,
     Override,
     OverrideKind,
     Params,
@@ -144,6 +146,7 @@ def jobs(draw: st.DrawFn, name: str) -> Job:
         value_usd_per_node_h=draw(st.floats(0, 50)),
         firm=draw(st.booleans()),
         remaining_ms=draw(maybe(SPANS)),
+        deadline_ms=draw(maybe(st.integers(AT - HOUR, AT + 30 * HOUR))),
         restart_cost_usd=draw(st.sampled_from([0.0, 0.0, 20.0, 1e9])),
         notice_ms=draw(st.sampled_from([0, 0, 5 * MINUTE])),
     )
@@ -249,6 +252,19 @@ def sites(draw: st.DrawFn, *, ruled: bool = True, name: str = "west") -> SiteSna
         obligations=tuple(draw(obligations(f"dr-{i}")) for i in range(draw(count))),
         overrides=tuple(draw(overrides(f"o-{i}", [f.id for f in feeders], bank_names)) for i in range(draw(count))),
         previous=tuple(PreviousSetpoint(bank=b, target_w=draw(WATTS), reason=DecisionReason.CAP) for b in told),
+        outlook=draw(outlooks()),
+    )
+
+
+@st.composite
+def outlooks(draw: st.DrawFn) -> Outlook | None:
+    """A day of prices or less, level but for what comes and goes; at times none."""
+    if draw(st.integers(0, 9)) == 0:
+        return None
+    price, changes = draw(PRICES), draw(st.lists(st.tuples(st.integers(0, 95), PRICES), max_size=4))
+    usd = [next((p for k, p in sorted(changes, reverse=True) if step >= k), price) for step in range(96)]
+    return Outlook(
+        start_ms=AT - draw(st.sampled_from([0, 5 * MINUTE, 3 * HOUR])), step_ms=15 * MINUTE, usd_per_mwh=tuple(usd)
     )
 
 
@@ -269,12 +285,14 @@ def contested_sites(draw: st.DrawFn) -> SiteSnapshot:
         hash_bank(f"hash-{i}", mw=draw(st.sampled_from([1, 2.5, 5])), j_per_th=draw(st.integers(15, 35)))
         for i in range(2)
     ]
-    return build_site(*banks, hpc_bank(mw=6.0), jobs=work, price=draw(st.sampled_from([-30.0, 20.0, 65.0, 80.0])))
+    price = draw(st.sampled_from([-30.0, 20.0, 65.0, 80.0]))
+    return build_site(*banks, hpc_bank(mw=6.0), jobs=work, price=price, outlook=draw(outlooks()))
 
 
 @st.composite
 def params(draw: st.DrawFn) -> Params:
     return Params(
+        economics=draw(st.sampled_from([Method.MERIT_ORDER, Method.OPTIMISER, Method.OPTIMISER])),
         unknown_price=draw(st.sampled_from(Stance)),
         hysteresis_usd_per_mwh=draw(st.sampled_from([0.0, 3.0, 50.0])),
         start_payback_ms=draw(st.sampled_from([0, 30 * MINUTE])),

@@ -161,7 +161,8 @@ def test_each_reason_has_its_sentence(reason: str, how: dict[str, Any], words: s
 
 def test_every_reason_the_engine_can_give_is_told_above() -> None:
     told = {reason for reason, _, _ in CASES} | {"jobs_run"}
-    assert {r.value for r in DecisionReason} - told == {"restart_stagger"}, "the agent's own, never the engine's"
+    untold = {r.value for r in DecisionReason} - told
+    assert untold == {"restart_stagger", "plan_ahead"}, "the agent's own; and the plan's, told in test_planned.py"
 
 
 def test_a_feeder_is_named_where_it_is_the_limit() -> None:

@@ -22,6 +22,8 @@ from tests.controller.engine.build import (
     targets,
 )
 
+pytestmark = pytest.mark.usefixtures("method")
+
 A = hash_bank("hall-a")
 HPC = hpc_bank()
 HOW = Params(cap_margin_milli=0, obligation_lead_ms=2 * MINUTE)

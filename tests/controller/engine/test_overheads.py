@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from contract.messages import Feeder
 from controller.engine.model import Params
 from tests.controller.engine.build import HOUR, MW, hash_bank, of, off, on, override, run, site, targets
+
+pytestmark = pytest.mark.usefixtures("method")
 
 A = hash_bank("hall-a")
 CAP = [override("cap", mw=4)]

@@ -375,7 +375,7 @@ def obeyed(site: SiteSnapshot, decision: SiteDecision) -> SiteSnapshot:
         parts.append(part.model_copy(update={"jobs": jobs, "nodes_busy": 0}))
     report = site.report.model_copy(update={"banks": tuple(banks), "partitions": tuple(parts), "feeders": ()})
     previous = tuple(p.model_copy(update={"target_w": told[p.bank]}) for p in site.previous)
-    return site.model_copy(update={"report": report, "previous": previous})
+    return site.model_copy(update={"report": report, "previous": previous, "carry": decision.carry})
 
 
 def _after(state: JobState, runs: bool) -> JobState:

@@ -31,6 +31,8 @@ from tests.controller.engine.build import (
     targets,
 )
 
+pytestmark = pytest.mark.usefixtures("method")
+
 A = hash_bank("hall-a")
 B = hash_bank("hall-b", j_per_th=30.0)
 HPC = hpc_bank()
@@ -258,8 +260,7 @@ def test_stale_data_beats_a_manual_override() -> None:
 )
 def test_dwell_yields_to_every_stronger_rule(stronger: dict[str, Any]) -> None:
     plate = A.model_copy(update={"min_up_ms": 24 * HOUR})
-    reading = stronger.pop("readings", [on(plate, on_for_ms=MINUTE)])
-    decision = run(site(plate, readings=reading, **stronger))
+    decision = run(site(plate, **({"readings": [on(plate, on_for_ms=MINUTE)]} | stronger)))
     assert of(decision, "hall-a").target_w == 0
 
 

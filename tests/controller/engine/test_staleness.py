@@ -10,7 +10,9 @@ from contract.messages import Mode
 from controller.engine.model import Params
 from tests.controller.engine.build import (
     HOUR,
+    MINUTE,
     MW,
+    flat_outlook,
     hash_bank,
     hpc_bank,
     interlocked,
@@ -25,6 +27,8 @@ from tests.controller.engine.build import (
     site,
     targets,
 )
+
+pytestmark = pytest.mark.usefixtures("method")
 
 A = hash_bank("hall-a")
 HPC = hpc_bank()
@@ -124,9 +128,10 @@ def test_an_interlock_in_a_stale_report_still_holds() -> None:
 def test_where_the_agent_says_less_the_last_target_and_the_power_stand_in(
     setpoint_w: int | None, on_now: bool | None, mw: float
 ) -> None:
-    """At a price within the band only what runs goes on, so the target shows what was taken to be running."""
+    """At a price within the band for a while only what runs goes on, so the target shows what was taken to run."""
     reading = on(A, setpoint_w=setpoint_w, on=on_now)
-    assert targets(run(site(A, readings=[reading], price=85.0)))["hall-a"] == mw
+    spike = flat_outlook(85.0, (15 * MINUTE, 40.0))
+    assert targets(run(site(A, readings=[reading], price=85.0, outlook=spike)))["hall-a"] == mw
 
 
 def test_a_reading_older_than_the_limit_is_stale_though_the_report_is_fresh() -> None:

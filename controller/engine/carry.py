@@ -1,0 +1,86 @@
+"""What a plan leaves for the next one: the prices of its limits and work, and which unit runs when.
+
+Compact text that stands in the decision and comes back in the next snapshot, so that `decide` keeps no memory. Units
+and limits are named, so what is still there carries on where others came or went. Text that is damaged, of another
+version or of another grid is as good as none: the plan then begins cold.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import zlib
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from controller.engine.optimiser.layout import F8, RUN, U1
+
+VERSION: Final = 1
+_LEVEL: Final = 3
+_BYTES_MAX: Final = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """What was left, by name. The grid is counted from `at_ms`."""
+
+    at_ms: int
+    guess: float
+    """How far below the bound, as a share of it, the best value was thought to be."""
+    units: tuple[str, ...]
+    rows: tuple[str, ...]
+    work_price: F8
+    """(units,) USD per hour of a job's remaining work."""
+    phase: U1
+    """(units, steps)"""
+    row_price: F8
+    """(rows, steps) USD/MWh."""
+
+
+def pack(carry: Carry) -> str:
+    """Text for the journal and the next snapshot. Prices are kept as 32-bit floats."""
+    head = {
+        "v": VERSION,
+        "at": carry.at_ms,
+        "guess": round(carry.guess, 9),
+        "units": carry.units,
+        "rows": carry.rows,
+        "steps": carry.phase.shape[1],
+    }
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=True).encode()
+    body = b"".join(
+        (text, b"\n", carry.work_price.astype("<f4").tobytes(), carry.row_price.astype("<f4").tobytes(),
+         carry.phase.tobytes())
+    )  # fmt: skip
+    return b64encode(zlib.compress(body, _LEVEL)).decode("ascii")
+
+
+def unpack(text: str, steps: int) -> Carry | None:
+    """What `pack` was given, or None where the text is of no use to a grid of so many steps."""
+    if not text:
+        return None
+    try:
+        machine = zlib.decompressobj()
+        body = machine.decompress(b64decode(text, validate=True), _BYTES_MAX)
+        raw, _, rest = body.partition(b"\n")
+        head = json.loads(raw)
+        if head["v"] != VERSION or head["steps"] != steps:
+            return None
+        units, rows = tuple(map(str, head["units"])), tuple(map(str, head["rows"]))
+        at_ms, guess = int(head["at"]), float(head["guess"])
+    except (binascii.Error, zlib.error, ValueError, KeyError, TypeError, OverflowError):
+        return None
+    ends = np.cumsum([4 * len(units), 4 * len(rows) * steps, len(units) * steps])
+    if len(rest) != ends[-1]:
+        return None
+    work_price = np.frombuffer(rest[: ends[0]], "<f4").astype(np.float64)
+    row_price = np.frombuffer(rest[ends[0] : ends[1]], "<f4").astype(np.float64).reshape(len(rows), steps)
+    phase = np.frombuffer(rest[ends[1] :], np.uint8).reshape(len(units), steps)
+    sound = bool(np.isfinite(work_price).all() and np.isfinite(row_price).all()) and 0.0 <= guess <= 1.0
+    sound = sound and bool((work_price >= 0.0).all() and (row_price >= 0.0).all() and (phase <= RUN).all())
+    if not sound:
+        return None
+    return Carry(at_ms, guess, units, rows, work_price, phase, row_price)
