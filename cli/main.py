@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from cli import demo, ops, replay
+from cli import demo, init, ops, replay
 from cli.client import ApiError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("explain")(ops.explain)
 app.command("signal")(ops.signal)
 app.add_typer(ops.override, name="override")
 app.command("replay")(replay.replay)
+app.add_typer(init.init, name="init")
 
 
 def main() -> None:

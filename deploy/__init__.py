@@ -1,0 +1,1 @@
+"""What is deployed beside the daemons; the sample configurations are read by `wattshift init`."""
