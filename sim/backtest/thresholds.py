@@ -1,0 +1,173 @@
+"""The simple policies, as industry runs them, and as well as they can be run: no straw men.
+
+`always-on` takes all the power it may have, the worthiest use first, and never looks at the price. `break-even` runs
+what earns more per MWh than the price last known. `hysteresis` stops above one threshold, starts below another and
+waits a while; it is tuned on the history, on the plant itself. All obey limits, dwell, obligations and deadlines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from contract.units import MS_PER_HOUR
+from sim.backtest.desk import Desk
+from sim.backtest.merit import NEVER_LOOKS, Merit
+from sim.backtest.model import Action, Seen, Site, Timeline
+from sim.backtest.peakwatch import PeakWatch
+from sim.backtest.physics import steps_of
+from sim.backtest.plant import Plant
+from sim.backtest.seen import Eyes, past
+
+WATCH_SHARE: Final = 0.97
+"""Of the month's highest load, from which break-even stands down for the peak charge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When a bank or a flexible job stops and starts, as shares of its break-even price."""
+
+    stop: float = 1.0
+    start: float = 1.0
+    wait: int = 0
+    """Intervals for which the price must have been below `start` before a bank starts."""
+    watch: float = WATCH_SHARE
+    """See `PeakWatch`."""
+
+
+GRID: Final[tuple[tuple[str, Sequence[float]], ...]] = (
+    ("stop", (0.8, 1.2, 1.5)),
+    ("start", (0.7, 0.85)),
+    ("wait", (2, 4)),
+    ("watch", (0.95, 0.985)),
+    ("stop", (0.9, 1.1, 1.3)),
+)
+"""Tuned one after the other from the plain break-even rule, each kept where it earns more on the history."""
+
+
+class _Threshold:
+    """What the three have in common."""
+
+    name = ""
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+
+    def prepare(self, site: Site, timeline: Timeline, lag: int) -> None:
+        """Nothing is learnt; `HysteresisPolicy` tunes first."""
+        del lag
+        hours = timeline.interval_ms / MS_PER_HOUR
+        self._site = site
+        self._merit = Merit(site)
+        self._desk = Desk(timeline, self._merit)
+        self._watch = PeakWatch(site, self.thresholds.watch)
+        self._up = [steps_of(bank.min_up_h, hours) for bank in site.banks]
+        self._down = [steps_of(bank.min_down_h, hours) for bank in site.banks]
+        self._calm = [0] * len(site.banks)
+
+    def act(self, seen: Seen) -> Action:
+        """Thresholds say what may run, merit order at the known price how much."""
+        self._merit.look(seen.ambient_c, seen.hashprice)
+        price = self._price(seen)
+        on, since = seen.state.on.tolist(), seen.state.since.tolist()
+        locked = [since[b] < (self._up[b] if on[b] else self._down[b]) for b in range(len(on))]
+        rules = self.thresholds
+        wishes = self._desk.wishes(seen, price / rules.stop, price / rules.start)
+        action = self._merit.fill(seen.cap_mw, price, self._wanted(seen, price, on), on, locked, wishes)
+        self._desk.trim(action.job_mw, seen)
+        return action
+
+    def _price(self, seen: Seen) -> float:
+        """All that a MWh costs at the meter, as far as it is known."""
+        prices = seen.known.price.values
+        last = float(prices[-1]) if len(prices) else 0.0
+        return last + self._site.energy.adder_usd_per_mwh + self._watch.adder(seen.known)
+
+    def _wanted(self, seen: Seen, price: float, on: list[int]) -> list[int]:
+        """Banks that may run. None starts into an obligation that its dwell would carry it into."""
+        rules, out = self.thresholds, []
+        for b, bank in enumerate(self._site.banks):
+            value = self._merit.bank_value(b)
+            self._calm[b] = self._calm[b] + 1 if price < value * rules.start else 0
+            if on[b]:
+                wanted = price < value * rules.stop
+            else:
+                wanted = self._calm[b] > rules.wait and not _due_within(seen, bank.min_up_h)
+            if wanted:
+                out.append(b)
+        return out
+
+
+class AlwaysOnPolicy(_Threshold):
+    """Runs everything it may, whatever it costs."""
+
+    name = "always-on"
+
+    def __init__(self) -> None:
+        super().__init__(Thresholds())
+
+    def _price(self, seen: Seen) -> float:
+        del seen
+        return NEVER_LOOKS
+
+
+class BreakEvenPolicy(_Threshold):
+    """Runs what earns more than the price last known."""
+
+    name = "break-even"
+
+    def __init__(self) -> None:
+        super().__init__(Thresholds())
+
+
+class HysteresisPolicy(_Threshold):
+    """Two thresholds and a wait, tuned on the history before the judged window and on nothing later."""
+
+    name = "hysteresis"
+
+    def __init__(self, thresholds: Thresholds | None = None) -> None:
+        super().__init__(thresholds or Thresholds(stop=1.1, start=0.9))
+        self._fixed = thresholds is not None
+
+    def prepare(self, site: Site, timeline: Timeline, lag: int) -> None:
+        """Tune, where there is a history of at least a week; the defaults stand where there is none."""
+        week = 7 * 24 * MS_PER_HOUR
+        if not self._fixed and timeline.history * timeline.interval_ms >= week:
+            self.thresholds = tuned(site, past(timeline), lag)
+        super().prepare(site, timeline, lag)
+
+
+def tuned(site: Site, history: Timeline, lag: int) -> Thresholds:
+    """The thresholds that earn most on a history, by coordinate search over `GRID`."""
+    best = Thresholds()
+    most = _earned(best, site, history, lag)
+    for field, values in GRID:
+        if field == "watch" and (history.load_mw is None or not site.energy.peak_months):
+            continue
+        for value in values:
+            tried = _with(best, field, value)
+            if tried.start > tried.stop:
+                continue
+            usd = _earned(tried, site, history, lag)
+            if usd > most:
+                best, most = tried, usd
+    return best
+
+
+def _with(rules: Thresholds, field: str, value: float) -> Thresholds:
+    return replace(rules, wait=int(value)) if field == "wait" else replace(rules, **{field: value})  # type: ignore[arg-type]
+
+
+def _earned(thresholds: Thresholds, site: Site, history: Timeline, lag: int) -> float:
+    policy = HysteresisPolicy(thresholds)
+    policy.prepare(site, history, lag)
+    plant, eyes = Plant(site, history), Eyes(history, lag)
+    while not plant.done:
+        plant.step(policy.act(eyes.see(plant.index, plant.state, plant.cap_mw)))
+    return plant.close(policy.name)[0].profit_usd
+
+
+def _due_within(seen: Seen, hours: float) -> bool:
+    soon = seen.known.at_ms + hours * MS_PER_HOUR
+    return any(seen.known.at_ms < due.starts_ms < soon for due in seen.obligations)
