@@ -51,7 +51,7 @@ SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/munge.socket,cred_expire=10
+AuthInfo=socket={folder}/munge/munge.socket,cred_expire=5
 AuthAltTypes=auth/jwt
 AuthAltParameters=jwt_key={folder}/secret/jwt.key
 CredType=cred/munge
@@ -60,7 +60,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=1,sched_min_interval=0,batch_sched_delay=0
+SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
@@ -72,6 +72,16 @@ InactiveLimit=0
 SlurmctldTimeout=30
 SlurmdTimeout=300
 """
+
+
+_POWER_SAVING: Final = """\
+SuspendProgram={folder}/power-off
+ResumeProgram={folder}/power-on
+SuspendTime=86400
+SuspendTimeout=1
+ResumeTimeout=30
+"""
+"""Both programs get neither a PATH nor open stdio from slurmctld."""
 
 
 class SlurmError(RuntimeError):
@@ -105,7 +115,8 @@ class SlurmCluster:
     """A cluster that lives as long as the `async with`.
 
     `partitions` maps names to what `slurm.conf` shall say of them besides the name, "Nodes=ALL" for instance; by
-    default there is one, `hpc`, with every node. `more_config` is appended to `slurm.conf`.
+    default there is one, `hpc`, with every node. `more_config` is appended to `slurm.conf`. With `power_saving` a node
+    that Slurm powers down loses its slurmd, as it would its power, and gets a new one when it is powered up.
     """
 
     def __init__(
@@ -115,6 +126,7 @@ class SlurmCluster:
         cpus: int = 4,
         partitions: Mapping[str, str] | None = None,
         more_config: str = "",
+        power_saving: bool = False,
     ) -> None:
         self.nodes: Final = nodes
         self.cpus: Final = cpus
@@ -122,6 +134,7 @@ class SlurmCluster:
         """Whose token it is that `token_file` holds."""
         self._partitions = dict(partitions or {"hpc": "Nodes=ALL Default=YES"})
         self._more_config = more_config
+        self._power_saving = power_saving
         self._folder: Path | None = None
         self._running: dict[str, Process] = {}
         self._rest_port = 0
@@ -226,6 +239,41 @@ class SlurmCluster:
         await self._start_controller()
         await self._answering()
 
+    def pause_controller(self) -> None:
+        """slurmctld stands still: it takes connections and answers nothing."""
+        self._running["slurmctld"].send_signal(signal.SIGSTOP)
+
+    def resume_controller(self) -> None:
+        self._running["slurmctld"].send_signal(signal.SIGCONT)
+
+    async def kill_node(self, node: str) -> None:
+        """A node dies: its slurmd, its job steps and every process of its jobs at once."""
+        await self._end(node)
+        for pid in marked_processes(self.folder, f"SLURMD_NODENAME={node}"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    async def start_node(self, node: str) -> None:
+        """Its slurmd again, as after a boot."""
+        await self._spawn(node, "slurmd", "-D", "-b", "-N", node)
+
+    async def follow_power(self) -> None:
+        """Until cancelled, be the power of the nodes: end the slurmd of those that Slurm powers down, and start one for
+        those that it powers up."""
+        done = 0
+        log = self.folder / "power.log"
+        while True:
+            lines = log.read_text().splitlines() if log.exists() else []
+            for line in lines[done:]:
+                what, _, names = line.partition(" ")
+                for node in (await self.command("scontrol", "show", "hostnames", names)).split():
+                    if what == "off" and node in self._running:
+                        await self._end(node)
+                    elif what == "on" and node not in self._running:
+                        await self.start_node(node)
+            done = len(lines)
+            await asyncio.sleep(0.05)
+
     # -- its life ----------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -276,6 +324,10 @@ class SlurmCluster:
         for name in ("munge.key", "jwt.key"):
             _write_private(folder / "secret" / name, secrets.token_bytes(128))
         (folder / "slurm.conf").write_text(self._config())
+        for what in ("off", "on"):
+            program = folder / f"power-{what}"
+            program.write_text(f'#!/bin/sh\nexec </dev/null >>{folder}/power.log 2>&1\necho "{what} $1"\n')
+            program.chmod(0o755)
 
     def _config(self) -> str:
         host = socket.gethostname().partition(".")[0]
@@ -284,6 +336,8 @@ class SlurmCluster:
             place = f"NodeHostname={host} NodeAddr={_HOST} Port={port}"
             lines.append(f"NodeName=node{number} {place} CPUs={self.cpus} RealMemory=1000 State=UNKNOWN")
         lines.extend(f"PartitionName={name} {more}" for name, more in self._partitions.items())
+        if self._power_saving:
+            lines.append(_POWER_SAVING.format(folder=self.folder))
         return "\n".join([*lines, self._more_config, ""])
 
     async def _start_munge(self) -> None:
@@ -382,14 +436,14 @@ async def _sweep(folder: Path) -> None:
         await asyncio.sleep(0.02)
 
 
-def marked_processes(folder: Path) -> list[int]:
-    """Ids of the living processes that carry a cluster's mark."""
-    mark = f"{_MARK}={folder}".encode()
+def marked_processes(folder: Path, *more: str) -> list[int]:
+    """Ids of the living processes that carry a cluster's mark, and these words in their environment besides."""
+    marks = {f"{_MARK}={folder}".encode(), *(word.encode() for word in more)}
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():
             with contextlib.suppress(OSError):
-                if mark in (process / "environ").read_bytes().split(b"\0"):
+                if marks.issubset((process / "environ").read_bytes().split(b"\0")):
                     found.append(int(process.name))
     return found
 

@@ -164,6 +164,16 @@ class PartitionFacts:
     admitting: bool
     jobs: tuple[Job, ...]
     """Pending, running and frozen jobs of the partition."""
+    requeueable: frozenset[str] = frozenset()
+    """Jobs that may be stopped and put back in the queue; empty where the driver cannot."""
+    unfreezable: frozenset[str] = frozenset()
+    """Jobs that must not be stopped in place: they are requeued, or left alone."""
+    idle_nodes: tuple[str, ...] = ()
+    """Nodes up and without a job, that may be powered down; empty where the driver cannot."""
+    off_nodes: tuple[str, ...] = ()
+    """Nodes that we had powered down, for as long as they are down or on their way there."""
+    booting: int = 0
+    """Nodes on their way up: they draw power and take no job yet."""
 
 
 class Partition(Protocol):
@@ -184,3 +194,36 @@ class Partition(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Requeues(Protocol):
+    """A scheduler that can stop a job and start it again later, from its last checkpoint."""
+
+    async def warn(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
+        """Tell jobs that they will be requeued, so that they checkpoint: their notice begins."""
+        ...
+
+    async def requeue(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
+        """Stop jobs and put them back in the queue, where they wait until admission is opened. Never loses one: a job
+        that may not be requeued answers Refused and goes on."""
+        ...
+
+
+@runtime_checkable
+class NodePower(Protocol):
+    """A scheduler that can power nodes down and up."""
+
+    async def power_down(self, nodes: Sequence[str]) -> Outcome:
+        """Idle nodes only; close admission first. Those nodes are ours to power up, and no others."""
+        ...
+
+    async def power_up(self, nodes: Sequence[str]) -> Outcome: ...
+
+
+@runtime_checkable
+class CountsFaults(Protocol):
+    """A driver that counts what it put up with, by kind."""
+
+    @property
+    def faults(self) -> Mapping[str, int]: ...

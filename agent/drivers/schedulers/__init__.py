@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from agent.drivers.base import Partition
-from agent.drivers.schedulers.slurm_rest import SlurmRestPartition
+from agent.drivers.schedulers.slurm import cli_partition
+from agent.drivers.schedulers.slurm_rest import rest_partition
 from contract.clock import Clock
 
 
@@ -17,5 +18,6 @@ class PartitionFactory(Protocol):
 
 
 REGISTRY: Final[Mapping[str, PartitionFactory]] = {
-    "slurm_rest": SlurmRestPartition.from_options,
+    "slurm": cli_partition,
+    "slurm_rest": rest_partition,
 }

@@ -18,17 +18,15 @@ import aiohttp
 from pydantic import ValidationError
 
 from agent.drivers.base import Applied, Failure, Outcome, Refused, Unreachable
-from agent.drivers.schedulers._slurm_records import Answer, JobsAnswer, Listing, NodesAnswer, PartitionsAnswer
+from agent.drivers.schedulers._slurm_link import SlurmLink, Tables, read_token
+from agent.drivers.schedulers._slurm_records import Answer, JobsAnswer, NodesAnswer, PartitionsAnswer
 from contract.clock import Clock
 
 A = TypeVar("A", bound=Answer)
 
 MAX_ANSWER_BYTES: Final = 64 * 1_048_576
-MAX_TOKEN_BYTES: Final = 16_384
 IN_FLIGHT: Final = 16
 """Writes at once. slurmctld serves them one after another, some 500 a second, and more at once are no faster."""
-LISTING_MS: Final = 500
-"""How long a listing serves all the partitions of a slurmrestd: far less than a tick."""
 GONE: Final = Applied("no longer there")
 """The answer to a command for a job that has ended: it draws nothing."""
 
@@ -63,21 +61,14 @@ class _Raw:
     took_s: float
 
 
-class SlurmApi:
+class SlurmApi(SlurmLink):
     """See the module. Partitions of one slurmrestd share it by `open_api`: one session, and one listing a tick."""
 
     def __init__(self, endpoint: Endpoint, clock: Clock) -> None:
+        super().__init__(clock)
         self._endpoint = endpoint
-        self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._users = 0
-        self._one_listing = asyncio.Lock()
-        self._listing: tuple[int, int, Listing] | None = None
-        """The last one, with the count of changes and the time when it was begun."""
-        self._changes = 0
-        """Commands begun and ended."""
-        self._commands = 0
-        """Commands under way."""
 
     def open(self) -> None:
         self._users += 1
@@ -88,33 +79,6 @@ class SlurmApi:
         session, self._session = (self._session, None) if self._users <= 0 else (None, self._session)
         if session is not None:
             await session.close()
-
-    async def listing(self, but: Listing | None = None) -> Listing | Unreachable:
-        """What slurmctld knows now, or knew within `LISTING_MS` with no command of ours since. Another than `but`."""
-        async with self._one_listing:
-            now_ms = self._clock.mono_ms()
-            if self._listing is not None:
-                changes, taken_ms, listing = self._listing
-                if listing is not but and changes == self._changes and 0 <= now_ms - taken_ms <= LISTING_MS:
-                    return listing
-            self._listing = None
-            before, quiet = self._changes, not self._commands
-            jobs, nodes, partitions = await asyncio.gather(
-                self._list("jobs", JobsAnswer),
-                self._list("nodes", NodesAnswer),
-                self._list("partitions", PartitionsAnswer),
-            )
-            if isinstance(jobs, Unreachable):
-                return jobs
-            if isinstance(nodes, Unreachable):
-                return nodes
-            if isinstance(partitions, Unreachable):
-                return partitions
-            settled = quiet and before == self._changes
-            listing = Listing(jobs.jobs, nodes.nodes, partitions.partitions, settled)
-            if settled:
-                self._listing = (before, now_ms, listing)
-            return listing
 
     async def signal(self, job: str, signal: str) -> Outcome:
         """Signal a job's batch script, or all of a job that has none. `job` is an id, or ARRAY_TASK."""
@@ -131,24 +95,21 @@ class SlurmApi:
         return (await self._command("POST", job, fields=fields))[0]
 
     def token(self) -> str | Unreachable | None:
-        """The user's token, read anew each time, so that a renewed one needs no restart."""
-        path = self._endpoint.token_file
-        if path is None:
-            return None
-        try:
-            with path.open("rb") as file:
-                token = file.read(MAX_TOKEN_BYTES).decode("ascii").strip()
-        except OSError as error:
-            return Unreachable(Failure.AUTH, f"token_file {path}: {error.strerror}")
-        except UnicodeDecodeError:
-            token = ""
-        # `scontrol token` prints SLURM_JWT=...; its output as it is serves too.
-        token = token.removeprefix("SLURM_JWT=")
-        if not token or not token.isprintable() or " " in token:
-            return Unreachable(Failure.AUTH, f"token_file {path} holds no token")
-        return token
+        return read_token(self._endpoint.token_file)
 
     # -- requests ----------------------------------------------------------------------------------------------------
+
+    async def _tables(self) -> Tables | Unreachable:
+        jobs, nodes, partitions = await asyncio.gather(
+            self._list("jobs", JobsAnswer),
+            self._list("nodes", NodesAnswer),
+            self._list("partitions", PartitionsAnswer),
+        )
+        if isinstance(jobs, Unreachable):
+            return jobs
+        if isinstance(nodes, Unreachable):
+            return nodes
+        return partitions if isinstance(partitions, Unreachable) else (jobs, nodes, partitions)
 
     async def _list(self, what: str, kind: type[A]) -> A | Unreachable:
         raw = await self._request("GET", what)
@@ -168,13 +129,8 @@ class SlurmApi:
         self, method: str, job: str, *, fields: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
     ) -> tuple[Outcome, int | None]:
         """A command's outcome and Slurm's number for it, None where it gave none."""
-        self._changes += 1
-        self._commands += 1
-        try:
+        with self.command():
             raw = await self._request(method, f"job/{job}", fields, query)
-        finally:
-            self._commands -= 1
-            self._changes += 1
         if isinstance(raw, Unreachable):
             return raw, None
         answer = _parsed(raw, Answer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.drivers.base import PartitionFacts
-from agent.drivers.schedulers._slurm_ledger import Ledger
+from agent.drivers.schedulers._slurm_ledger import POWERED_DOWN, Ledger
 from agent.drivers.schedulers._slurm_records import (
     Listing,
     SlurmJob,
@@ -29,6 +29,7 @@ _BUSY: Final = frozenset({"allocated", "mixed"})
 _OUT: Final = frozenset(
     {"DRAIN", "NOT_RESPONDING", "POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "FAIL", "MAINTENANCE", "REBOOT_ISSUED"}
 )
+POWERING_UP: Final = "POWERING_UP"
 _OPEN: Final = frozenset({"UP", "DRAIN"})
 """A partition in DRAIN takes no new jobs and starts those it has."""
 _LONGEST_MS: Final = 400 * 24 * 3_600_000
@@ -42,6 +43,10 @@ class Site:
     partition: str
     node_above_idle_w: int
     values: ValueMap
+    managed: bool = False
+    """Whether the driver closes partitions and can requeue; else it holds jobs."""
+    powers: bool = False
+    """Whether it can power nodes down."""
 
 
 def partition_facts(listing: Listing, site: Site, ledger: Ledger, now_ms: int) -> PartitionFacts:
@@ -55,9 +60,27 @@ def partition_facts(listing: Listing, site: Site, ledger: Ledger, now_ms: int) -
     return PartitionFacts(
         nodes_up=sum(map(_is_up, nodes)),
         nodes_busy=sum(node.state in _BUSY for node in nodes),
-        admitting=is_open and (ledger.admitting or any(may_start(raw, now_ms) for raw in mine)),
+        admitting=is_open and (site.managed or ledger.admitting or any(may_start(raw, now_ms) for raw in mine)),
         jobs=(*placed, *waiting)[:MAX_JOBS],
+        requeueable=frozenset(raw.key for raw in mine if may_requeue(raw)) if site.managed else frozenset(),
+        unfreezable=frozenset(
+            raw.key for raw in mine if is_live(raw) and not raw.pending and not _terms(raw, site).freeze
+        ),
+        idle_nodes=tuple(node.name for node in nodes if node.state == "idle" and _is_up(node)) if site.powers else (),
+        off_nodes=tuple(node.name for node in nodes if node.name in ledger.off and node.state_flags & POWERED_DOWN),
+        booting=sum(POWERING_UP in node.state_flags for node in nodes),
     )
+
+
+def is_live(raw: SlurmJob) -> bool:
+    """Whether it waits or holds nodes; Slurm lists what has ended for some minutes more."""
+    return raw.pending or raw.job_state in _RUNNING or raw.job_state in STOPPED
+
+
+def may_requeue(raw: SlurmJob) -> bool:
+    """Whether Slurm would put it back in the queue: a batch job that its owner has not kept from it."""
+    holds_nodes = raw.job_state in _RUNNING or raw.job_state in STOPPED
+    return holds_nodes and raw.requeue is True and raw.batch_flag is not False and not raw.het_job_id
 
 
 def jobs_of(listing: Listing, partition: str) -> list[SlurmJob]:
@@ -121,8 +144,9 @@ class _Builder:
         parts = [raw, *self.components.get(raw.job_id, ())]
         nodes = min(sum(max(1, part.node_count or 1) for part in parts), _MOST_NODES)
         share = sum(node_share(part, self.of_node) for part in parts)
-        terms = JobTerms.of(raw.comment, raw.qos, raw.account, self.site.values)
-        deadline_s = terms.deadline_s or raw.deadline
+        terms = _terms(raw, self.site)
+        after_s = raw.submit_time + terms.deadline_after_s if raw.submit_time and terms.deadline_after_s else None
+        deadline_s = terms.deadline_s or raw.deadline or after_s
         return Job(
             id=key,
             state=state,
@@ -136,6 +160,10 @@ class _Builder:
             restart_cost_usd=terms.restart_cost_usd,
             notice_ms=terms.notice_ms,
         )
+
+
+def _terms(raw: SlurmJob, site: Site) -> JobTerms:
+    return JobTerms.of(raw.comment, raw.qos, raw.account, site.values)
 
 
 def _components(jobs: Iterable[SlurmJob]) -> dict[int, list[SlurmJob]]:

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, Field, ValidationError
 
-from agent.drivers.schedulers._slurm_records import SlurmJob
+from agent.drivers.schedulers._slurm_records import SlurmJob, SlurmNode
 
 DOUBT_S: Final = 60
 """How long a command whose answer was lost may still come into force."""
@@ -22,6 +22,8 @@ LIMIT_MARGIN_S: Final = 3_600
 """A frozen job whose time limit is nearer than this is given more ..."""
 LIMIT_STEP_MIN: Final = 24 * 60
 """... by so much. What is too much of it is taken back when the job goes on."""
+POWERED_DOWN: Final = frozenset({"POWER_DOWN", "POWERING_DOWN", "POWERED_DOWN"})
+"""The flags of a node that is down by command, or on its way there."""
 _KEY: Final = "ledger"
 _JOB: Final = re.compile(r"[0-9]{1,10}(_[0-9]{1,10})?")
 _NOT_WAKING: Final = frozenset({"STOPPED", "SUSPENDED", "PENDING"})
@@ -43,6 +45,9 @@ class _Saved(BaseModel):
     held: list[str] = []
     doubt_until_s: dict[str, int] = {}
     admitting: bool = True
+    closed_from: str | None = None
+    off: list[str] = []
+    off_doubt_until_s: int = 0
 
 
 @dataclass(slots=True)
@@ -60,6 +65,12 @@ class Ledger:
     doubt_until_s: dict[str, int] = field(default_factory=dict)
     """Jobs that a command of ours may still stop or hold, though no listing shows it."""
     admitting: bool = True
+    closed_from: str | None = None
+    """The state that the partition had when we closed it; None while it is not we who keep it closed."""
+    off: set[str] = field(default_factory=set)
+    """Nodes that we had powered down."""
+    off_doubt_until_s: int = 0
+    """Until when a command of ours may still power one down."""
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -72,6 +83,9 @@ class Ledger:
                 held=sorted(self.held),
                 doubt_until_s=self.doubt_until_s,
                 admitting=self.admitting,
+                closed_from=self.closed_from,
+                off=sorted(self.off),
+                off_doubt_until_s=self.off_doubt_until_s,
             ).model_dump_json()
         }
 
@@ -89,6 +103,9 @@ class Ledger:
             held=set(filter(is_job, saved.held)),
             doubt_until_s={key: until for key, until in saved.doubt_until_s.items() if is_job(key)},
             admitting=saved.admitting,
+            closed_from=saved.closed_from,
+            off=set(saved.off),
+            off_doubt_until_s=saved.off_doubt_until_s,
         )
 
     # -- commands ----------------------------------------------------------------------------------------------------
@@ -106,6 +123,17 @@ class Ledger:
         """About to hold jobs. Returns what `done` wants to have."""
         self.held.update(keys)
         return self._begin(keys, now_s)
+
+    def unheld(self, keys: Iterable[str]) -> None:
+        """Slurm said no, and nothing is held."""
+        for key in keys:
+            self.held.discard(key)
+            self.doubt_until_s.pop(key, None)
+
+    def powering_down(self, nodes: Iterable[str], now_s: int) -> None:
+        """About to power nodes down."""
+        self.off.update(nodes)
+        self.off_doubt_until_s = now_s + DOUBT_S
 
     def done(self, keys: Iterable[str], before: Mapping[str, int]) -> None:
         """Slurm said yes: from now on a listing tells, but for an earlier command whose answer was lost. A no counts as
@@ -139,6 +167,11 @@ class Ledger:
         standing = set().union(*(job.names for job in jobs if job.held)) if self.held else set()
         self.held = {key for key in self.held if key in standing or key in self.doubt_until_s}
         self.owed_min = {key: owed for key, owed in self.owed_min.items() if _differs(by_key.get(key), owed)}
+
+    def observe_nodes(self, nodes: Iterable[SlurmNode], now_s: int) -> None:
+        """Forget nodes that are up again, whoever saw to it."""
+        if self.off and now_s >= self.off_doubt_until_s:
+            self.off &= {node.name for node in nodes if node.state_flags & POWERED_DOWN}
 
     def _begin(self, keys: Sequence[str], now_s: int) -> Mapping[str, int]:
         before = {key: self.doubt_until_s[key] for key in keys if key in self.doubt_until_s}

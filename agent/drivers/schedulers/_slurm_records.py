@@ -53,6 +53,7 @@ class SlurmJob(_Record):
     qos: str | None = None
     account: str | None = None
     dependency: str | None = None
+    submit_time: int | None = None
     eligible_time: int | None = None
     start_time: int | None = None
     end_time: int | None = None
@@ -64,6 +65,9 @@ class SlurmJob(_Record):
     array_task_string: str | None = None
     het_job_id: int | None = None
     het_job_offset: int | None = None
+    requeue: bool | None = None
+    """Whether it may be requeued."""
+    batch_flag: bool | None = None
 
     @property
     def key(self) -> str:
@@ -117,7 +121,7 @@ class SlurmNode(_Record):
     tres: str | None = None
 
 
-class SlurmPartition(_Record):
+class SlurmPartitionState(_Record):
     name: str
     state: str
 
@@ -137,7 +141,7 @@ class NodesAnswer(Answer):
 
 
 class PartitionsAnswer(Answer):
-    partitions: Annotated[tuple[SlurmPartition, ...], Field(fail_fast=True)] = ()
+    partitions: Annotated[tuple[SlurmPartitionState, ...], Field(fail_fast=True)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ class Listing:
 
     jobs: tuple[SlurmJob, ...]
     nodes: tuple[SlurmNode, ...]
-    partitions: tuple[SlurmPartition, ...]
+    partitions: tuple[SlurmPartitionState, ...]
     settled: bool
     """No command of ours was under way while it was taken, so that it shows what they all have done."""
 

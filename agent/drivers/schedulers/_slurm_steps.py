@@ -8,7 +8,6 @@ without `--full` signals those, and only those.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.drivers.base import Applied, Failure, Outcome, Refused, Unreachable
+from agent.drivers.schedulers._slurm_run import Ended, environment, run
 
 JOBS_AT_ONCE: Final = 200
 """Of one call."""
@@ -26,7 +26,6 @@ _TRY_JOB_S: Final = 0.01
 takes 10 ms for one job and 170 ms for a hundred."""
 _COMPLAINT: Final = re.compile(r"Kill job error on job id ([0-9]+(?:_[0-9]+)?): (.*)")
 _GONE: Final = ("Invalid job id", "already completing or completed")
-_MAX_COMPLAINTS: Final = 65_536
 
 
 class StepSignals:
@@ -34,67 +33,45 @@ class StepSignals:
 
     def __init__(self, program: Path, slurm_conf: Path | None) -> None:
         self._program = str(program)
-        self._environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
-        if slurm_conf is not None:
-            self._environment["SLURM_CONF"] = str(slurm_conf)
+        self._environment = environment(slurm_conf)
 
-    async def send(self, signal: str, jobs: Sequence[str], token: str | None) -> Mapping[str, Outcome]:
-        """Signal the steps of these jobs. An outcome for each; the caller bounds the time, and what runs is killed when
-        that is up."""
+    async def send(
+        self, signal: str, jobs: Sequence[str], token: str | None, *, how: str | None = None
+    ) -> Mapping[str, Outcome]:
+        """Signal the steps of these jobs; with `--full` their batch scripts and what those started instead, with
+        `--batch` their batch scripts alone. An outcome for each; the caller bounds the time, and what runs is killed
+        when that is up."""
         outcomes: dict[str, Outcome] = {}
         for at in range(0, len(jobs), JOBS_AT_ONCE):
-            outcomes.update(await self._try(signal, jobs[at : at + JOBS_AT_ONCE], token))
+            outcomes.update(await self._try(signal, jobs[at : at + JOBS_AT_ONCE], token, how=how))
         return outcomes
 
-    async def _try(self, signal: str, jobs: Sequence[str], token: str | None) -> Mapping[str, Outcome]:
+    async def _try(
+        self, signal: str, jobs: Sequence[str], token: str | None, *, how: str | None
+    ) -> Mapping[str, Outcome]:
         """A signal to stop or go on may be sent twice: one that takes too long is given up and sent again."""
         for _ in range(TRIES):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TRY_S + _TRY_JOB_S * len(jobs)):
-                    return await self._send(signal, jobs, token)
+                    return await self._send(signal, jobs, token, how=how)
         return dict.fromkeys(jobs, Unreachable(Failure.TIMEOUT, "scancel did not end"))
 
-    async def _send(self, signal: str, jobs: Sequence[str], token: str | None) -> Mapping[str, Outcome]:
-        environment = self._environment | ({"SLURM_JWT": token} if token else {})
-        try:
-            process = await asyncio.create_subprocess_exec(
-                self._program,
-                f"--signal={signal}",
-                *jobs,
-                env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        except OSError as error:
-            return dict.fromkeys(jobs, Unreachable(Failure.CONNECT, f"{self._program}: {error.strerror}"))
-        try:
-            said = await _complaints(process)
-            code = await process.wait()
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await asyncio.shield(process.wait())
-        return _outcomes(jobs, code, said)
+    async def _send(
+        self, signal: str, jobs: Sequence[str], token: str | None, *, how: str | None
+    ) -> Mapping[str, Outcome]:
+        words = [f"--signal={signal}", *((how,) if how else ()), *jobs]
+        ended = await run(self._program, words, self._environment, token)
+        if isinstance(ended, Unreachable):
+            return dict.fromkeys(jobs, ended)
+        return _outcomes(jobs, ended)
 
 
-async def _complaints(process: asyncio.subprocess.Process) -> str:
-    """What it says on stderr, to its end; the first part of it is kept."""
-    kept = b""
-    if process.stderr is not None:
-        while chunk := await process.stderr.read(4_096):
-            kept = (kept + chunk)[:_MAX_COMPLAINTS]
-    return kept.decode(errors="replace")
-
-
-def _outcomes(jobs: Sequence[str], code: int, said: str) -> Mapping[str, Outcome]:
-    if code == 0:
+def _outcomes(jobs: Sequence[str], ended: Ended) -> Mapping[str, Outcome]:
+    if ended.code == 0:
         return dict.fromkeys(jobs, Applied())
-    failed = {job: why.strip() for job, why in _COMPLAINT.findall(said)}
+    failed = {job: why.strip() for job, why in _COMPLAINT.findall(ended.said)}
     if not failed:
-        why = next((line for line in said.splitlines() if line.strip()), f"scancel ended with code {code}")
-        return dict.fromkeys(jobs, Unreachable(Failure.CONNECT, why[:200]))
+        return dict.fromkeys(jobs, Unreachable(Failure.CONNECT, ended.failure("scancel")))
     return {job: _outcome(failed.get(job)) for job in jobs}
 
 

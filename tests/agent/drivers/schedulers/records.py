@@ -14,7 +14,7 @@ from agent.drivers.schedulers._slurm_records import (
     PartitionsAnswer,
     SlurmJob,
     SlurmNode,
-    SlurmPartition,
+    SlurmPartitionState,
 )
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -59,5 +59,9 @@ def job(job_id: int, state: str = "RUNNING", **more: Any) -> SlurmJob:
 def listing(*jobs: SlurmJob, **more: Any) -> Listing:
     """These jobs, and four idle nodes in an open partition unless told otherwise."""
     nodes = tuple(SlurmNode(name=f"node{number}", state="idle", partitions=("hpc",)) for number in range(1, 5))
-    shape: dict[str, Any] = {"nodes": nodes, "partitions": (SlurmPartition(name="hpc", state="UP"),), "settled": True}
+    shape: dict[str, Any] = {
+        "nodes": nodes,
+        "partitions": (SlurmPartitionState(name="hpc", state="UP"),),
+        "settled": True,
+    }
     return Listing(jobs=jobs, **(shape | more))

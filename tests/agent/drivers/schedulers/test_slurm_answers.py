@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from agent.drivers.base import Applied, Failure, Outcome, PartitionFacts, Refused, Unreachable
 from agent.drivers.schedulers._slurm_api import MAX_ANSWER_BYTES, Endpoint, SlurmApi, open_api
-from agent.drivers.schedulers.slurm_rest import SlurmRestPartition
+from agent.drivers.schedulers._slurm_partition import SlurmPartition
+from agent.drivers.schedulers.slurm_rest import rest_partition
 from sim.clock import LoopClock
 from sim.virtual import VirtualLoop, run_virtual
 from tests.agent.drivers.schedulers.records import NOW_S, raw, recorded
@@ -59,9 +60,9 @@ async def answering(answers: Answers) -> AsyncIterator[None]:
     server.close()
 
 
-def new_driver() -> SlurmRestPartition:
+def new_driver() -> SlurmPartition:
     options = {"url": f"unix:{SOCKET}", "partition": "hpc", "node_busy_w": 900, "node_idle_w": 100}
-    return SlurmRestPartition.from_options(options, deadline_s=2.0, clock=LoopClock(NOW_S * 1_000))
+    return rest_partition(options, deadline_s=2.0, clock=LoopClock(NOW_S * 1_000))
 
 
 def read_from(answers: Answers) -> PartitionFacts | Unreachable:

@@ -15,7 +15,7 @@ from agent.drivers.schedulers._slurm_records import (
     NodesAnswer,
     SlurmJob,
     SlurmNode,
-    SlurmPartition,
+    SlurmPartitionState,
     amounts,
     node_share,
     tasks,
@@ -40,7 +40,7 @@ def test_the_first_recording_parses() -> None:
     shown = Listing(
         JobsAnswer.model_validate_json(raw("jobs")).jobs,
         NodesAnswer.model_validate_json(raw("nodes")).nodes,
-        (SlurmPartition(name="gpu", state="UP"),),
+        (SlurmPartitionState(name="gpu", state="UP"),),
         settled=True,
     )
     found = facts(shown, Ledger(frozen={"2": Frozen(since_s=1_795_437_600)}), Site("gpu", 600, ValueMap()))
@@ -135,7 +135,7 @@ def test_states(state: str, reported: JobState | None) -> None:
     ],
 )
 def test_whether_pending_jobs_may_start(part_state: str, ours: bool, waiting: dict[str, Any], admits: bool) -> None:
-    shown = listing(job(1, "PENDING", **waiting), partitions=(SlurmPartition(name="hpc", state=part_state),))
+    shown = listing(job(1, "PENDING", **waiting), partitions=(SlurmPartitionState(name="hpc", state=part_state),))
     assert facts(shown, Ledger(admitting=ours)).admitting is admits
 
 

@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 
 from agent.drivers.base import Applied, Failure, PartitionFacts, Unreachable
-from agent.drivers.schedulers.slurm_rest import SlurmRestPartition
+from agent.drivers.schedulers._slurm_partition import SlurmPartition
+from agent.drivers.schedulers.slurm_rest import rest_partition
 from contract.clock import SystemClock
 from contract.messages import Job, JobState
 from sim.slurm import SlurmCluster, marked_processes, missing_for_slurm
@@ -53,9 +54,9 @@ class Drivers:
 
     def __init__(self, cluster: SlurmCluster) -> None:
         self._cluster = cluster
-        self._made: list[SlurmRestPartition] = []
+        self._made: list[SlurmPartition] = []
 
-    def new(self, *, deadline_s: float = 5.0, scancel: bool = True, **options: Any) -> SlurmRestPartition:
+    def new(self, *, deadline_s: float = 5.0, scancel: bool = True, **options: Any) -> SlurmPartition:
         cluster = self._cluster
         options = {
             "url": cluster.url,
@@ -67,7 +68,7 @@ class Drivers:
         } | options
         if scancel:
             options |= {"scancel": shutil.which("scancel"), "slurm_conf": cluster.folder / "slurm.conf"}
-        driver = SlurmRestPartition.from_options(options, deadline_s=deadline_s, clock=SystemClock())
+        driver = rest_partition(options, deadline_s=deadline_s, clock=SystemClock())
         self._made.append(driver)
         return driver
 
@@ -83,17 +84,17 @@ async def drivers(cluster: SlurmCluster) -> AsyncIterator[Drivers]:
     await made.close()
 
 
-async def facts(driver: SlurmRestPartition) -> PartitionFacts:
+async def facts(driver: SlurmPartition) -> PartitionFacts:
     read = await driver.read()
     assert isinstance(read, PartitionFacts), read
     return read
 
 
-async def states(driver: SlurmRestPartition) -> dict[str, JobState]:
+async def states(driver: SlurmPartition) -> dict[str, JobState]:
     return {job.id: job.state for job in (await facts(driver)).jobs}
 
 
-async def job(driver: SlurmRestPartition, name: str) -> Job:
+async def job(driver: SlurmPartition, name: str) -> Job:
     return next(found for found in (await facts(driver)).jobs if found.id == name)
 
 

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from agent.drivers.base import Applied, Failure, Partition, PartitionFacts, Refused, Remembers, Unreachable
 from agent.drivers.schedulers import REGISTRY
 from agent.drivers.schedulers._slurm_ledger import DOUBT_S
-from agent.drivers.schedulers.slurm_rest import BATCH_DEADLINES, SlurmRestPartition
+from agent.drivers.schedulers._slurm_partition import BATCH_DEADLINES, SlurmPartition
+from agent.drivers.schedulers.slurm_rest import rest_partition
 from contract.clock import Clock
 from contract.messages import JobState
 from sim.clock import LoopClock
@@ -51,10 +52,10 @@ class Rig:
         self.url = url
         self.driver = self.new_driver()
 
-    def new_driver(self, *, deadline_s: float = DEADLINE_S, **options: Any) -> SlurmRestPartition:
+    def new_driver(self, *, deadline_s: float = DEADLINE_S, **options: Any) -> SlurmPartition:
         shape = {"url": self.url, "partition": "gpu", "node_busy_w": 900, "node_idle_w": 220}
         driver = REGISTRY["slurm_rest"](shape | options, deadline_s=deadline_s, clock=self.clock)
-        assert isinstance(driver, SlurmRestPartition)
+        assert isinstance(driver, SlurmPartition)
         return driver
 
     async def restart_agent(self) -> None:
@@ -472,7 +473,7 @@ def test_a_token_is_sent_is_read_anew_and_its_absence_is_said(tmp_path: Path) ->
         rig = Rig(url=f"http://127.0.0.1:{await server.start()}", server=server)
         none, driver = rig.driver, rig.new_driver(user="slurm", token_file=token_file)
 
-        async def failure(of: SlurmRestPartition) -> Failure | None:
+        async def failure(of: SlurmPartition) -> Failure | None:
             read = await of.read()
             return read.failure if isinstance(read, Unreachable) else None
 
@@ -554,4 +555,4 @@ def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
 
 
 async def _accepts(options: dict[str, Any]) -> None:
-    SlurmRestPartition.from_options(options, deadline_s=1.0, clock=LoopClock(START_MS))
+    rest_partition(options, deadline_s=1.0, clock=LoopClock(START_MS))

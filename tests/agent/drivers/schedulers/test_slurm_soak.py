@@ -10,7 +10,8 @@ import pytest
 
 from agent.drivers.base import PartitionFacts
 from agent.drivers.schedulers._slurm_ledger import DOUBT_S
-from agent.drivers.schedulers.slurm_rest import SlurmRestPartition
+from agent.drivers.schedulers._slurm_partition import SlurmPartition
+from agent.drivers.schedulers.slurm_rest import rest_partition
 from contract.messages import JobState
 from sim.clock import LoopClock
 from sim.devices.slurmrestd import SlurmFault, SlurmRestServer
@@ -46,9 +47,9 @@ class Day:
         self.driver = self.new_driver()
         self.seen: PartitionFacts | None = None
 
-    def new_driver(self) -> SlurmRestPartition:
+    def new_driver(self) -> SlurmPartition:
         options = {"url": f"unix:{SOCKET}", "partition": "gpu", "node_busy_w": 900, "node_idle_w": 220}
-        return SlurmRestPartition.from_options(options, deadline_s=1.0, clock=self.clock)
+        return rest_partition(options, deadline_s=1.0, clock=self.clock)
 
     async def run(self) -> None:
         await self.server.start_unix(SOCKET)

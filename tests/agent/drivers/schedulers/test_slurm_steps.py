@@ -12,7 +12,7 @@ import pytest
 from agent.drivers.base import Applied, Failure, Refused, Unreachable
 from agent.drivers.schedulers import _slurm_steps
 from agent.drivers.schedulers._slurm_steps import JOBS_AT_ONCE, StepSignals
-from agent.drivers.schedulers.slurm_rest import SlurmRestPartition
+from agent.drivers.schedulers.slurm_rest import rest_partition
 from sim.clock import LoopClock
 from sim.devices.slurmrestd import SlurmRestServer
 from sim.jobs import JobPhase, JobSpec
@@ -131,7 +131,7 @@ async def test_the_driver_counts_a_job_as_frozen_when_script_and_steps_are_and_w
         "node_busy_w": 9,
         "node_idle_w": 1,
     }
-    driver = SlurmRestPartition.from_options(options | {"scancel": path}, deadline_s=5.0, clock=LoopClock(START_MS))
+    driver = rest_partition(options | {"scancel": path}, deadline_s=5.0, clock=LoopClock(START_MS))
     broken = tmp_path / "broken"
     broken.touch()
     outcomes = await driver.freeze(["1"])

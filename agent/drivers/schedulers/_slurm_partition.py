@@ -1,0 +1,380 @@
+"""One Slurm partition, whatever carries what is asked of it: slurmrestd (`slurm_rest`) or Slurm's programs (`slurm`).
+
+* freeze    STOP to the batch script and what it runs itself by the link, to what `srun` launched by `scancel`; the job
+            turns STOPPED and keeps its nodes, so nothing backfills
+* thaw      the same with CONT; and the time limit, which runs on while a job stands still, is moved by as much
+* admission a hold on each pending job; a site that gives the driver `scontrol` closes the partition instead, and may
+            have jobs requeued and nodes powered down (`_slurm_managed`)
+
+Slurm does not say who stopped or held a job, so the driver keeps a ledger (`memory` carries it over a restart of the
+agent) and undoes only what is in it: a job an operator held or stopped stays as found, and is not reported, for it
+wants no power. Signals and limits of other users' jobs need the rights of root, SlurmUser or an operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from agent.drivers.base import Applied, Failure, Outcome, PartitionFacts, Refused, Unreachable
+from agent.drivers.schedulers._slurm_api import GONE, IN_FLIGHT
+from agent.drivers.schedulers._slurm_facts import SIGNALING, Site, is_live, jobs_of, partition_facts, stopped_by_others
+from agent.drivers.schedulers._slurm_ledger import Ledger, is_job
+from agent.drivers.schedulers._slurm_link import SlurmLink
+from agent.drivers.schedulers._slurm_options import SlurmOptions
+from agent.drivers.schedulers._slurm_records import MAX_TASKS, Listing, SlurmJob, tasks
+from agent.drivers.schedulers._slurm_steps import StepSignals
+from contract.clock import Clock
+
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+
+BATCH_DEADLINES: Final = 3
+"""A command for many jobs ends within so many deadlines; what it did not come to is answered as unreachable."""
+MAX_LIMITS: Final = 64
+"""Time limits set after one reading."""
+MAX_SAID: Final = 50
+"""Things said once each."""
+_STOP: Final = "STOP"
+_CONT: Final = "CONT"
+_LATE: Final = Unreachable(Failure.TIMEOUT, "Slurm did not answer in time")
+_SIGNAL_LOOKS: Final = 4
+_SIGNAL_LOOK_S: Final = 0.05
+_SIGNAL_S: Final = 0.2
+"""After so long the last signal to a job is through (20 to 80 ms were seen), and `scancel` does not stumble over it."""
+_REFUSED_MS: Final = 600_000
+"""How long no time limit is tried after one was refused."""
+
+
+class SlurmPartition:
+    """Implements `agent.drivers.base.Partition` and `Remembers`."""
+
+    def __init__(
+        self, options: SlurmOptions, link: Callable[[], SlurmLink], *, deadline_s: float, clock: Clock
+    ) -> None:
+        """`link` opens one; it is closed with this."""
+        self._options = options
+        self._make_link = link
+        self._deadline_s = deadline_s
+        self._clock = clock
+        self._site = Site(
+            options.partition,
+            options.node_busy_w - options.node_idle_w,
+            options.values,
+            managed=options.scontrol is not None,
+            powers=options.node_off_w is not None,
+        )
+        self._ledger = Ledger()
+        self._link: SlurmLink | None = None
+        self._steps = StepSignals(options.scancel, options.slurm_conf) if options.scancel is not None else None
+        self._others: frozenset[str] = frozenset()
+        """Jobs that somebody else has stopped, at the last reading."""
+        self._signalling = asyncio.Lock()
+        self._signalled_s: dict[str, float] = {}
+        self._listing: Listing | None = None
+        """The one that was read last."""
+        self._limits_from_ms = 0
+        self._failing: Failure | None = None
+        self._said: set[str] = set()
+        self._faults: Counter[str] = Counter()
+        self._unmapped: frozenset[str] = frozenset()
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """What was put up with, by kind: `unmapped_qos` counts jobs, each once; the others readings."""
+        return self._faults
+
+    @property
+    def memory(self) -> dict[str, str]:
+        """What must survive a restart of the agent: the jobs frozen and held by us."""
+        return self._ledger.save()
+
+    @memory.setter
+    def memory(self, saved: Mapping[str, str]) -> None:
+        self._ledger = Ledger.load(saved)
+
+    async def read(self) -> PartitionFacts | Unreachable:
+        """Jobs and nodes of the partition. What our freezes and thaws left to do is done then, in what is left of the
+        deadline; it changes nothing of the facts."""
+        by_s = asyncio.get_running_loop().time() + self._deadline_s
+        listing = await self._bounded(self._listed_anew(), by_s)
+        self._note(listing)
+        if isinstance(listing, Unreachable):
+            return listing
+        mine = jobs_of(listing, self._site.partition)
+        wall_ms = self._clock.wall_ms()
+        if listing.settled:
+            self._ledger.observe(mine, wall_ms // 1_000)
+            self._ledger.observe_nodes(listing.nodes, wall_ms // 1_000)
+        self._note_others(stopped_by_others(mine, self._ledger))
+        self._note_unmapped(mine)
+        facts = partition_facts(listing, self._site, self._ledger, wall_ms)
+        if listing.settled:
+            await self._bounded(self._keep_up(mine), by_s)
+        return facts
+
+    async def set_admission(self, admitting: bool) -> Outcome:
+        """Hold every pending job that is not held, or release those that we held. Re-assert it each tick: jobs come."""
+        self._ledger.admitting = admitting
+        if admitting:
+            return await self._release_all()
+        by_s = asyncio.get_running_loop().time() + self._deadline_s
+        listing = await self._bounded(self._listed(), by_s)
+        if isinstance(listing, Unreachable):
+            return listing
+        holds = _to_hold(jobs_of(listing, self._site.partition), self._ledger)
+        return worst((await self._each(holds, lambda key: self._hold(key, holds[key]))).values())
+
+    async def freeze(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
+        """Signal STOP to every process of the jobs. A job that has ended answers Applied: it draws nothing. One that
+        somebody else has stopped does too, and stays theirs."""
+        if self._steps is None:
+            self._say_once(
+                "no scancel is set: what jobs launch with srun goes on when they are frozen", level=logging.INFO
+            )
+        outcomes: dict[str, Outcome] = {job: Applied("stopped by somebody else") for job in jobs if job in self._others}
+        outcomes |= await self._signal_all([job for job in jobs if job not in outcomes], _STOP)
+        return outcomes
+
+    async def thaw(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
+        """Signal CONT, only to jobs that this driver froze."""
+        outcomes: dict[str, Outcome] = {
+            job: Refused("stopped by somebody else: left as found")
+            if job in self._others
+            else Applied("was not frozen")
+            for job in jobs
+            if job not in self._ledger.frozen
+        }
+        outcomes |= await self._signal_all([job for job in jobs if job not in outcomes], _CONT)
+        return outcomes
+
+    async def close(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    # -- one job -----------------------------------------------------------------------------------------------------
+
+    async def _hold(self, key: str, covers: Sequence[str]) -> Outcome:
+        before = self._ledger.holding(covers, self._clock.wall_ms() // 1_000)
+        outcome = await self._open().update(key, {"hold": True})
+        if isinstance(outcome, Applied):
+            self._ledger.done(covers, before)
+        return outcome
+
+    async def _release_all(self) -> Outcome:
+        return worst((await self._each(sorted(self._ledger.held), self._release)).values())
+
+    async def _release(self, key: str) -> Outcome:
+        """It counts as held until a listing shows that it is not."""
+        outcome = await self._open().update(key, {"hold": False})
+        if outcome is GONE:
+            self._ledger.held.discard(key)
+        return outcome
+
+    async def _set_limit(self, job: str, limit_min: int) -> None:
+        outcome = await self._open().update(job, {"time_limit": limit_min})
+        if not isinstance(outcome, Unreachable):
+            self._ledger.owed_min.pop(job, None)
+        if isinstance(outcome, Refused):
+            self._limits_from_ms = self._clock.mono_ms() + _REFUSED_MS
+            self._say_once("Slurm moves no time limit for us, so frozen jobs may reach theirs", outcome.detail)
+
+    # -- many jobs ---------------------------------------------------------------------------------------------------
+
+    async def _signal_all(self, jobs: Sequence[str], signal: str) -> dict[str, Outcome]:
+        """First the steps, by one `scancel` where that is set, then each batch script. The other way about, `scancel`
+        would wait seconds for signals still under way."""
+        async with self._signalling:
+            named = [job for job in dict.fromkeys(jobs) if is_job(job)]
+            before: Mapping[str, int] = {}
+            if signal == _STOP:
+                before = self._ledger.freezing(named, self._clock.wall_ms() // 1_000)
+            else:
+                self._ledger.waking.update(named)
+            steps = await self._signal_by_scancel(named, signal)
+            scripts = await self._signal_scripts(named, signal)
+            now_s = asyncio.get_running_loop().time()
+            self._signalled_s = {job: at_s for job, at_s in self._signalled_s.items() if now_s - at_s < _SIGNAL_S}
+            self._signalled_s.update(dict.fromkeys(named, now_s))
+            outcomes: dict[str, Outcome] = {job: _both(scripts[job], steps.get(job)) for job in named}
+            done = [job for job in named if isinstance(outcomes[job], Applied)]
+            if signal == _STOP:
+                self._ledger.done(done, before)
+            else:
+                self._ledger.waking.difference_update(done)
+            return {job: outcomes.get(job, Refused(f"not a Slurm job: {job[:40]}")) for job in jobs}
+
+    async def _signal_scripts(self, jobs: Sequence[str], signal: str) -> Mapping[str, Outcome]:
+        """By the link, a job at a time; by `scancel` where the link cannot."""
+        by_scancel: list[str] = []
+
+        async def one(job: str) -> Outcome:
+            outcome = await self._open().signal(job, signal)
+            if outcome is None:
+                by_scancel.append(job)
+            return outcome or _LATE
+
+        outcomes = await self._each(jobs, one)
+        return outcomes | dict(await self._signal_by_scancel(by_scancel, signal, full=True))
+
+    async def _signal_by_scancel(
+        self, jobs: Sequence[str], signal: str, *, full: bool = False
+    ) -> Mapping[str, Outcome]:
+        """The steps of these jobs, or with `full` their batch scripts and what those started."""
+        if self._steps is None or not jobs:
+            return {}
+        token = self._open().token()
+        if isinstance(token, Unreachable):
+            return dict.fromkeys(jobs, token)
+        by_s = asyncio.get_running_loop().time() + self._deadline_s
+        with self._open().command():
+            sent = await self._bounded(self._send_steps(jobs, signal, token, full=full), by_s)
+        return dict.fromkeys(jobs, sent) if isinstance(sent, Unreachable) else sent
+
+    async def _send_steps(
+        self, jobs: Sequence[str], signal: str, token: str | None, *, full: bool
+    ) -> Mapping[str, Outcome]:
+        assert self._steps is not None  # noqa: S101  looked at by the caller
+        now_s = asyncio.get_running_loop().time()
+        through_s = max((self._signalled_s.get(job, 0.0) for job in jobs), default=0.0) + _SIGNAL_S
+        if now_s < through_s:
+            await asyncio.sleep(through_s - now_s)
+        return await self._steps.send(signal, jobs, token, how="--full" if full else None)
+
+    async def _each(self, jobs: Iterable[str], act: Callable[[str], Awaitable[Outcome]]) -> dict[str, Outcome]:
+        """One command per job, a bounded number at once, each within the deadline and all within a few of them."""
+        gate = asyncio.Semaphore(IN_FLIGHT)
+        outcomes: dict[str, Outcome] = dict.fromkeys(jobs, _LATE)
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + (BATCH_DEADLINES - 1) * self._deadline_s
+
+        async def one(job: str) -> None:
+            async with gate:
+                if loop.time() < end_s + self._deadline_s:
+                    outcomes[job] = await self._bounded(act(job), min(loop.time(), end_s) + self._deadline_s)
+
+        async with asyncio.TaskGroup() as group:
+            for job in outcomes:
+                group.create_task(one(job))
+        return outcomes
+
+    async def _keep_up(self, mine: Sequence[SlurmJob]) -> None:
+        """What is left to do of earlier commands. What there is no time for, the next reading does."""
+        if self._ledger.waking:
+            await self._signal_all(sorted(self._ledger.waking), _CONT)
+        if self._ledger.admitting and self._ledger.held:
+            await self._release_all()
+        if self._options.extend_limits and self._clock.mono_ms() >= self._limits_from_ms:
+            due = self._ledger.limits_due(mine, self._clock.wall_ms() // 1_000)
+            for job, limit_min in list(due.items())[:MAX_LIMITS]:
+                await self._set_limit(job, limit_min)
+
+    async def _listed_anew(self) -> Listing | Unreachable:
+        """A listing that this driver has not read yet, once the signals of a moment ago are through."""
+        for _ in range(_SIGNAL_LOOKS):
+            listing = await self._listed(but=self._listing)
+            if isinstance(listing, Unreachable):
+                return listing
+            self._listing = listing
+            if all(job.job_state != SIGNALING for job in jobs_of(listing, self._site.partition)):
+                break
+            await asyncio.sleep(_SIGNAL_LOOK_S)
+        return listing
+
+    async def _listed(self, but: Listing | None = None) -> Listing | Unreachable:
+        listing = await self._open().listing(but)
+        if isinstance(listing, Unreachable):
+            return listing
+        if all(partition.name != self._site.partition for partition in listing.partitions):
+            return Unreachable(Failure.GARBAGE, f"Slurm has no partition {self._site.partition}")
+        return listing
+
+    async def _bounded(self, work: Awaitable[T], by_s: float) -> T | Unreachable:
+        try:
+            async with asyncio.timeout_at(by_s):
+                return await work
+        except TimeoutError:
+            return _LATE
+
+    def _open(self) -> SlurmLink:
+        if self._link is None:
+            self._link = self._make_link()
+        return self._link
+
+    # -- what is said ------------------------------------------------------------------------------------------------
+
+    def _note(self, listing: Listing | Unreachable) -> None:
+        failure = listing.failure if isinstance(listing, Unreachable) else None
+        if failure is not None:
+            self._faults[failure] += 1
+        if failure is self._failing:
+            return
+        self._failing = failure
+        if isinstance(listing, Unreachable):
+            _LOG.warning("partition %s cannot be read: %s", self._site.partition, listing.detail)
+        else:
+            _LOG.info("partition %s is read again", self._site.partition)
+
+    def _note_others(self, others: frozenset[str]) -> None:
+        if new := others - self._others:
+            _LOG.info(
+                "partition %s: stopped by somebody else, left as found: %s", self._site.partition, sorted(new)[:20]
+            )
+        self._others = others
+
+    def _note_unmapped(self, jobs: Sequence[SlurmJob]) -> None:
+        values = self._options.values
+        found = {
+            raw.key: raw.qos or raw.account or "none"
+            for raw in jobs
+            if is_live(raw) and not values.maps(raw.qos, raw.account)
+        }
+        self._faults["unmapped_qos"] += len(found.keys() - self._unmapped)
+        self._unmapped = frozenset(found)
+        for name in sorted(set(found.values()))[:MAX_SAID]:
+            self._say_once(f"QOS or account {name} is in no map: its jobs take the default value and are not firm")
+
+    def _say_once(self, text: str, detail: str = "", *, level: int = logging.WARNING) -> None:
+        if text not in self._said and len(self._said) < MAX_SAID:
+            self._said.add(text)
+            _LOG.log(level, "partition %s: %s %s", self._site.partition, text, detail)
+
+
+def _to_hold(jobs: Sequence[SlurmJob], ledger: Ledger) -> dict[str, list[str]]:
+    """What to name in a request for a hold, each with the jobs it then covers. An array is held as one; but to release
+    it would release what somebody else holds of it, so then its waiting tasks are held one by one."""
+    held_by_others = {job.array for job in jobs if job.pending and job.held and not ledger.holds(job)}
+    holds: dict[str, list[str]] = {}
+    for job in jobs:
+        if not job.pending or job.held or job.is_component:
+            continue
+        text = (job.array_task_string or "").partition("%")[0] if job.array in held_by_others else ""
+        covers = [(part, tasks(part, MAX_TASKS)) for part in text.split(",")]
+        if text and all(numbers for _, numbers in covers):
+            for part, numbers in covers:
+                holds[f"{job.array}_[{part}]"] = [f"{job.array}_{number}" for number in numbers]
+        else:
+            holds[job.key] = [job.key]
+    return holds
+
+
+def _both(script: Outcome, steps: Outcome | None) -> Outcome:
+    """One outcome for a job's batch script and the steps it launched."""
+    if script is GONE or steps is None or isinstance(steps, Applied) or not isinstance(script, Applied):
+        return script
+    return steps
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """One outcome for many: unreachable before refused before applied."""
+    worst: Outcome = Applied()
+    for outcome in outcomes:
+        if isinstance(outcome, Unreachable):
+            return outcome
+        if isinstance(outcome, Refused):
+            worst = outcome
+    return worst
