@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contract.mqtt_settings import MqttSettings
-from contract.units import MS_PER_S, Name
+from contract.units import MS_PER_S, Name, PowerW
 from controller.engine.model import Params
 from controller.feeds.settings import HashPriceSettings, PriceSettings
 
@@ -23,7 +23,9 @@ CONFIG_MAX_BYTES: Final = 4 * 2**20
 TOKEN_MIN: Final = 16
 LEASE_MIN_MS: Final = 15_000
 """A shorter lease would lapse between two reports."""
-_PATH_KEYS: Final = frozenset({"path", "token_file", "password_file", "ca", "cert", "key"})
+_PATH_KEYS: Final = frozenset(
+    {"path", "token_file", "password_file", "ca", "cert", "key", "roles_file", "audit_file", "proxy_socket"}
+)
 
 
 class ConfigError(ValueError):
@@ -65,6 +67,24 @@ class HttpSettings(_Settings):
     metrics_open: bool | None = None
     """Whether /metrics answers without the token; None: only while listening on loopback."""
     body_max: Annotated[int, Field(ge=256, le=16 * 2**20)] = 65_536
+    roles_file: Path | None = None
+    """Tokens by their hash, with roles and sites, see `controller.roles`."""
+    audit_file: Path | None = None
+    """Where every change and refusal is written down, see `controller.audit`."""
+    proxy_socket: Path | None = None
+    """A Unix socket on which a trusted proxy says who asks; nowhere else are its headers believed."""
+    proxy_user_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = "X-Forwarded-User"
+    proxy_groups_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = "X-Forwarded-Groups"
+    confirm_above_w: PowerW | None = 5_000_000
+    """An override that changes a site's power by more needs the confirm token of its preview; None: none does."""
+    preview_price_band: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Low and high of a preview are at a price this share below and above the present one."""
+    reads_per_s: Annotated[float, Field(gt=0, le=1e6)] = 100.0
+    """Of one token; ten times as many at once."""
+    changes_per_s: Annotated[float, Field(gt=0, le=1e6)] = 5.0
+    """Likewise. An emergency stop or lockout is never held back."""
+    streams_max: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """Clients that may follow /v1/events at once."""
 
     @property
     def address(self) -> Listen:
@@ -203,9 +223,12 @@ def load_config(path: Path) -> ControllerConfig:
         raise _explain(file, error) from None
 
 
-def read_token(config: ControllerConfig, file: str) -> str:
-    """The bearer token. Raises `ConfigError`; there is no way to run the API without one."""
+def read_token(config: ControllerConfig, file: str) -> str | None:
+    """The plain bearer token, None where only the roles file has some. Raises `ConfigError`; there is no way to run
+    the API without any."""
     path = config.http.token_file
+    if path is None and config.http.roles_file is not None:
+        return None
     make = f"write one: openssl rand -hex 32 > {path or 'token'} && chmod 600 {path or 'token'}"
     if path is None:
         raise ConfigError(file, "http.token_file", "is missing", f'{make}, then set token_file = "token"')

@@ -22,16 +22,19 @@ from contract.bus_mqtt import MqttBus
 from contract.clock import SystemClock
 from controller.api.app import create_app
 from controller.app import Controller
+from controller.audit import AuditError, AuditLog
 from controller.config import ConfigError, ControllerConfig, load_config, read_token
 from controller.feeds.base import Feeds
 from controller.feeds.settings import build_feeds
 from controller.feeds.table import TableError
 from controller.journal.base import Journal, JournalError
 from controller.journal.sql import SqlJournal
+from controller.roles import Access, RolesError
 from controller.sdnotify import Notifier
 
 _LOG = logging.getLogger(__name__)
 _HTTP_CLOSE_S = 3.0
+_PROXY_SOCKET_MODE = 0o660
 _SWITCH_S = 0.001
 _GC_THRESHOLDS = (10_000, 20, 1_000_000)
 _GC_EVERY_S = 3_600.0
@@ -48,13 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         token = read_token(config, str(path))
         if arguments.check:
             _feeds(config, str(path))
+            Access(SystemClock(), token, config.http.roles_file)
             sys.stdout.write(f"{path}: fine\n")
             return 0
         return asyncio.run(_run(config, token, str(path)))
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    except (JournalError, OSError) as error:
+    except RolesError as error:
+        sys.stderr.write(f"{path}: http.roles_file: {error}\n")
+        return 2
+    except (JournalError, AuditError, OSError) as error:
         sys.stderr.write(f"wattshift-controller: {error}\n")
         return 1
 
@@ -71,21 +78,34 @@ def make_journal(config: ControllerConfig) -> Journal:
     )
 
 
-async def serve(controller: Controller, token: str) -> tuple[web.AppRunner, int]:
+async def serve(controller: Controller, token: str | None) -> tuple[web.AppRunner, int]:
     """Start the HTTP server beside a controller; the runner is the caller's to clean up. Returns the port too.
 
-    aiohttp switches Nagle's algorithm off on every connection. Raises `OSError` where the address is taken.
+    aiohttp switches Nagle's algorithm off on every connection. Raises `OSError` where the address is taken,
+    `RolesError` and `AuditError` where those files are of no use.
     """
-    address = controller.config.http.address
-    runner = web.AppRunner(create_app(controller, token), access_log=None, shutdown_timeout=_HTTP_CLOSE_S)
+    settings = controller.config.http
+    access = Access(controller.clock, token, settings.roles_file)
+    audit = None
+    if settings.audit_file is not None:
+        audit = AuditLog(settings.audit_file, controller.clock.wall_ms)
+        await audit.open()
+    app = create_app(controller, access, audit)
+    if audit is not None:
+        app.on_cleanup.append(lambda _: audit.close())
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_HTTP_CLOSE_S)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, address.host, address.port)
+        site = web.TCPSite(runner, settings.address.host, settings.address.port)
         await site.start()
+        port = runner.addresses[0][1]
+        if settings.proxy_socket is not None:
+            await web.UnixSite(runner, str(settings.proxy_socket)).start()
+            settings.proxy_socket.chmod(_PROXY_SOCKET_MODE)
     except OSError:
         await runner.cleanup()
         raise
-    return runner, runner.addresses[0][1]
+    return runner, port
 
 
 def tune_runtime() -> None:
@@ -107,7 +127,7 @@ async def _collect_garbage() -> None:
         gc.collect()
 
 
-async def _run(config: ControllerConfig, token: str, file: str) -> int:
+async def _run(config: ControllerConfig, token: str | None, file: str) -> int:
     chance = Random(SystemRandom().getrandbits(64))
     notifier = Notifier()
     controller = Controller(

@@ -77,7 +77,7 @@ class Overrides:
                 return OverrideSet(known, created=False)
             if ask.request:
                 fix = "send the very request again, or take a new key for a new one"
-                return Rejected("conflict", "Idempotency-Key", "was used for another request", fix)
+                return Rejected("invalid", "Idempotency-Key", "was used for another request", fix)
             return Rejected("conflict", "id", f"{ask.id} already names another override", "revoke it, or take a new id")
         if state is None:
             return Rejected("unknown", "site", f"there is no site {ask.site!r}", "GET /v1/sites lists them")

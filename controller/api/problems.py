@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from aiohttp import web
@@ -22,6 +22,12 @@ _TITLES: Final = {
     "limit": "There are too many already",
     "malformed": "The body is not JSON",
     "unauthorized": "The token is missing or wrong",
+    "forbidden": "The token does not allow it",
+    "rate": "Too many requests",
+    "confirm": "It must be confirmed first",
+    "stale": "It has changed meanwhile",
+    "precondition": "The version must be named",
+    "busy": "Too many are connected",
     "too_large": "The body is too large",
     "method": "The method is not for this path",
     "http": "The request failed",
@@ -34,6 +40,7 @@ class ProblemError(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
         self.problem = problem
+        self.headers: dict[str, str] = {}
 
 
 def problem(kind: str, status: int, detail: str, field: str | None = None, fix: str | None = None) -> ProblemError:
@@ -55,17 +62,19 @@ def of_rejected(rejected: Rejected) -> ProblemError:
     return problem(rejected.kind, _STATUS[rejected.kind], detail, rejected.field, rejected.fix)
 
 
-def of_validation(error: ValidationError) -> ProblemError:
-    """The first thing wrong with a body or query."""
+def of_validation(error: ValidationError, fixed: Collection[str] = ()) -> ProblemError:
+    """The first thing wrong with a body or query. `fixed` are fields that exist and may not be changed."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return problem("malformed", 400, str(first["msg"]), None, "send one JSON object")
     field = ".".join(str(part) for part in first["loc"]) or None
+    if field in fixed and first["type"] == "extra_forbidden":
+        return problem("invalid", 422, f"{field}: never changes", field, "revoke this one and impose another")
     fix = {
         "missing": "give it",
         "extra_forbidden": "remove it, or correct its spelling",
         "timezone_aware": "give an offset, such as 2026-01-31T18:00:00Z",
-    }.get(str(first["type"]), "see docs/controller.md for what it takes")
+    }.get(str(first["type"]), "see docs/api.md for what it takes")
     return problem("invalid", 422, f"{field or 'body'}: {first['msg']}", field, fix)
 
 
@@ -75,7 +84,9 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except ProblemError as error:
-        return answer(error.problem)
+        response = answer(error.problem)
+        response.headers.update(error.headers)
+        return response
     except web.HTTPRequestEntityTooLarge as error:
         return answer(problem("too_large", 413, error.text or "too large", None, "send less").problem)
     except web.HTTPMethodNotAllowed as error:
@@ -84,9 +95,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         response.headers["Allow"] = allowed
         return response
     except web.HTTPNotFound:
-        return answer(
-            problem("unknown", 404, f"nothing at {request.path[:200]}", None, "see docs/controller.md").problem
-        )
+        return answer(problem("unknown", 404, f"nothing at {request.path[:200]}", None, "see docs/api.md").problem)
     except web.HTTPException as error:
         if error.status < 400:
             raise

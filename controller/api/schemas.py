@@ -1,32 +1,35 @@
-"""What the HTTP API takes and gives, as pydantic models. Times go in as ISO 8601 with an offset, out as ms, UTC."""
+"""What the HTTP API takes and gives, as pydantic models; those of overrides stand in `override_schemas`.
+
+Times go in as ISO 8601 with an offset. They come out as ms, UTC, where the name ends in `_ms`, else as ISO 8601.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from contract.messages import Mode, Source, Workload
-from contract.units import Name, PowerW
-from controller.engine.model import Key, Obligation, Override, OverrideKind, Shortfall, Text
+from contract.units import Name
+from controller.api.override_schemas import ConflictOut, OverrideOut
+from controller.api.schema_base import In, Moment, Notice, Out, Query, Seconds, Watts
+from controller.engine.model import Key, Obligation, Shortfall
 
-Seconds = Annotated[float, Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
-Notice = Annotated[float, Field(ge=0, le=366 * 86_400, allow_inf_nan=False)]
-Watts = Annotated[PowerW, Field(strict=True)]
-Moment = Annotated[AwareDatetime, Field(strict=True)]
-"""Strict: a bare number would be taken for seconds or milliseconds by its size."""
+LIMIT_MAX = 1_000
 
 
-class In(BaseModel):
-    """Base of what is taken: unknown fields are refused, for a misspelt limit must not be ignored."""
+class SiteQuery(Query):
+    site: Name | None = None
+    """Only this site; without it, all that the token reaches."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+class OneSiteQuery(Query):
+    site: Name
 
 
-class Out(BaseModel):
-    """Base of what is given."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+class DecisionsQuery(Query):
+    site: Name | None = None
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = 20
 
 
 class SignalIn(In):
@@ -40,22 +43,6 @@ class SignalIn(In):
     duration_s: Seconds | None = None
     notice_s: Notice | None = None
     firm_too: Annotated[bool, Field(strict=True)] = False
-    id: Key | None = None
-
-
-class OverrideIn(In):
-    """An override. Without an end it stands until it is lifted."""
-
-    site: Name
-    kind: OverrideKind
-    reason: Text
-    feeder: Name | None = None
-    bank: Name | None = None
-    value_w: Watts | None = None
-    starts_at: Moment | None = None
-    ends_at: Moment | None = None
-    duration_s: Seconds | None = None
-    created_by: Text = ""
     id: Key | None = None
 
 
@@ -112,11 +99,11 @@ class OrderOut(Out):
     decision: str
     sent: bool
     refused: str | None = None
-    banks_by_state: dict[str, int] = {}
+    banks_by_state: Annotated[dict[str, int], Field(default_factory=dict)]
 
 
 class SiteSummary(Out):
-    """One line per site."""
+    """One line per site. `mode` is `local` where a person on site is in charge: orders are refused there."""
 
     site: str
     name: str
@@ -164,7 +151,7 @@ class SiteOut(SiteSummary):
     feeders: list[FeederOut]
     banks: list[BankOut]
     obligations: list[Obligation]
-    overrides: list[Override]
+    overrides: list[OverrideOut]
 
 
 class BaselineOut(Out):
@@ -197,18 +184,18 @@ class SignalOut(Out):
     """Whether it is on disk, and so outlives a restart."""
 
 
-class OverrideOut(Out):
+class OverrideSetOut(Out):
     """What follows from an override."""
 
-    override: Override
+    override: OverrideOut
     created: bool
+    """False where it stood already: the same was asked before."""
+    conflicts: list[ConflictOut]
     decision: DecisionOut | None
+    """Decided and ordered at once."""
     order: OrderOut | None
     journalled: bool
-
-
-class OverridesOut(Out):
-    overrides: list[Override]
+    """Whether it is on disk, and so outlives a restart."""
 
 
 class SignalsOut(Out):
@@ -235,3 +222,29 @@ class Problem(Out):
     detail: str
     field: str | None = None
     fix: str | None = None
+
+
+class FindingOut(Out):
+    """One thing looked at. `ok` is null where it cannot be told."""
+
+    check: str
+    """broker, journal, loop, leading, audit, agent, clock, devices, scheduler, price or hashprice."""
+    site: str | None
+    ok: bool | None
+    detail: str
+    fix: str | None = None
+
+
+class DoctorOut(Out):
+    ok: bool
+    findings: list[FindingOut]
+
+
+class WhoOut(Out):
+    """Who the token says is asking."""
+
+    name: str
+    role: str
+    sites: list[str] | None
+    """Null: every site."""
+    via: str

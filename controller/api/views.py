@@ -14,6 +14,7 @@ from controller.api.schemas import (
     SiteOut,
     SiteSummary,
 )
+from controller.api.standing import all_out
 from controller.app import CONFLICT_ALARM_MS, Controller
 from controller.engine.model import BankDecision, Obligation, SiteDecision
 from controller.journal.base import StoredDecision
@@ -60,7 +61,9 @@ def site(controller: Controller, state: SiteState) -> SiteOut:
         feeders=_feeders(controller, state),
         banks=_banks(controller, state),
         obligations=list(controller.signals.of(state.site, now_ms)),
-        overrides=[each for each in controller.overrides.all(now_ms) if each.site == state.site],
+        overrides=all_out(
+            controller, [each for each in controller.overrides.entries(state.site) if not each.is_over(now_ms)]
+        ),
     )
 
 

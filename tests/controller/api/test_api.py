@@ -87,6 +87,13 @@ PATHS = [
     ("DELETE", "/v1/overrides/x"),
     ("GET", "/v1/signals"),
     ("POST", "/v1/signals"),
+    ("POST", "/v1/overrides:preview"),
+    ("GET", "/v1/overrides/x"),
+    ("PATCH", "/v1/overrides/x"),
+    ("GET", "/v1/effective?site=alpha"),
+    ("GET", "/v1/doctor"),
+    ("GET", "/v1/events"),
+    ("GET", "/v1/whoami"),
     ("DELETE", "/v1/signals/x"),
     ("GET", "/nowhere"),
 ]
@@ -262,7 +269,7 @@ class TestSignals:
 
 class TestOverrides:
     async def test_an_emergency_stop_is_ordered_before_the_answer_and_lifted_again(self, stand: Stand) -> None:
-        ask = {"site": "alpha", "kind": "emergency_stop", "reason": "smoke in hall 2", "created_by": "ops"}
+        ask = {"site": "alpha", "kind": "emergency_stop", "reason": "smoke in hall 2", "duration_s": 3600}
         status, body, _ = await stand.call("POST", "/v1/overrides", ask)
         assert status == 201
         assert [setpoint.target_w for setpoint in stand.bus.orders()[-1].setpoints] == [0, 0]
@@ -283,7 +290,7 @@ class TestOverrides:
             ({"site": "alpha", "kind": "hold", "reason": "r", "value_w": 5}, 422, "value_w"),
             ({"site": "alpha", "kind": "vibes", "reason": "r"}, 422, "kind"),
             ({"site": "alpha", "kind": "hold"}, 422, "reason"),
-            ({"site": "alpha", "kind": "hold", "reason": "r", "bank": "bank-9"}, 404, "bank"),
+            ({"site": "alpha", "kind": "hold", "reason": "r", "duration_s": 60, "bank": "bank-9"}, 404, "bank"),
             ({"site": "alpha", "kind": "hold", "reason": "r", "feeder": "attic"}, 404, "feeder"),
             ({"site": "ghost", "kind": "hold", "reason": "r"}, 404, "site"),
             ({"site": "alpha", "kind": "hold", "reason": "r" * 500}, 422, "reason"),
