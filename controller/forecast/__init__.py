@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from controller.forecast.blended import Blended
 from controller.forecast.composite import Composite, PricePart
 from controller.forecast.day_ahead import DayAhead
 from controller.forecast.known import Forecast
-from controller.forecast.localtime import local_time
+from controller.forecast.localtime import LocalTime, local_time
 from controller.forecast.peaks import PeakChance
 from controller.forecast.persistence import Persistence
 from controller.forecast.spikes import SpikeChance
@@ -19,6 +20,7 @@ from controller.forecast.spikes import SpikeChance
 FORECASTS: Final = {
     "persistence": "the present price, fading into the last week's usual price of the hour",
     "day_ahead": "the day-ahead price as the shape, shifted by what real time shows now",
+    "blended": "a price model fitted on the past: the last prices, day-ahead, the hour",
 }
 
 
@@ -32,6 +34,11 @@ class Market:
     """A price above it is a spike."""
     peak_months: tuple[int, ...] = ()
     """Months that have one coincident peak each, such as (6, 7, 8, 9) for 4CP."""
+    plan_cap_usd_per_mwh: float = 250.0
+    """The price model plans with E[min(price, cap)]: a price above the cap counts as the cap. Two to three times what
+    the dearest load is worth serves; no decision changes where all of it is off anyway."""
+    sources: tuple[str, ...] = ("hour", "day_ahead")
+    """What the price model reads beside the price itself: `controller.forecast.features.SOURCES`."""
     unknown_usd_per_mwh: float = 0.0
     """Planned with where no price was ever known; the outlook's note says so."""
 
@@ -42,18 +49,20 @@ def forecast(name: str, market: Market | None = None) -> Forecast:
     local = local_time(market.timezone)
     return Composite(
         name,
-        _price_part(name),
+        _price_part(name, market, local),
         SpikeChance(market.spike_usd_per_mwh, local),
         PeakChance(market.peak_months, local),
         market.unknown_usd_per_mwh,
     )
 
 
-def _price_part(name: str) -> PricePart:
+def _price_part(name: str, market: Market, local: LocalTime) -> PricePart:
     match name:
         case "persistence":
             return Persistence()
         case "day_ahead":
             return DayAhead()
+        case "blended":
+            return Blended(local, market.plan_cap_usd_per_mwh, market.sources)
         case _:
             raise ValueError(f"no forecast is called {name!r}; there are: {', '.join(FORECASTS)}")

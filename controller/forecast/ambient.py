@@ -8,14 +8,42 @@ from typing import Final
 import numpy as np
 
 from controller.forecast.known import F8, Known
+from controller.forecast.localtime import DAY_MS
+from controller.forecast.memo import Memo
 from controller.forecast.moment import I8, at_times, days_before, mean_of_days, past_only
 
+READ_DAYS: Final = 7
+"""No older reading is looked at."""
 DAYS: Final = 5
 """Days the shape is the mean of."""
 FADE_H: Final = 18.0
 """After so many hours a third of today's departure is left; fitted on Houston 2022 (`python -m bench.forecast`)."""
 STALE_MS: Final = 6 * 3_600_000
 """A reading older than this says nothing of today's departure."""
+
+
+class Ambient:
+    """`ambient_path` on the readings' own grid, kept until there is a new reading."""
+
+    def __init__(self) -> None:
+        self._kept: Memo[F8 | None] = Memo()
+
+    def path(self, known: Known, starts: I8) -> F8 | None:
+        """(H,) deg C at consecutive starts: what holds then; None where no temperature was ever known."""
+        series = past_only(known.ambient_c, known.at_ms)
+        if series is None:
+            return None
+        tail = series.values[-READ_DAYS * DAY_MS // series.step_ms :]
+        first_ms = (known.at_ms - series.start_ms) // series.step_ms * series.step_ms + series.start_ms
+        per_day = max(DAY_MS // series.step_ms, 1)
+        count = (int(starts[-1]) - first_ms) // series.step_ms // per_day * per_day + per_day
+        times = first_ms + np.arange(count, dtype=np.int64) * series.step_ms
+        key = (first_ms, series.end_ms, series.step_ms, count, tail.tobytes())
+        path = self._kept.get(key, lambda: ambient_path(known, times))
+        if path is None:
+            return None
+        at = (starts - first_ms) // series.step_ms
+        return path[np.maximum(at, 0)] if at[0] < 0 else path[at]
 
 
 def ambient_path(known: Known, times_ms: I8) -> F8 | None:
@@ -26,7 +54,7 @@ def ambient_path(known: Known, times_ms: I8) -> F8 | None:
     series = past_only(known.ambient_c, known.at_ms)
     if series is None or not len(times_ms):
         return None
-    tail = series.values[-24 * 3_600_000 * (DAYS + 2) // series.step_ms :]
+    tail = series.values[-READ_DAYS * DAY_MS // series.step_ms :]
     finite = np.flatnonzero(~np.isnan(tail))
     if not len(finite):
         return None

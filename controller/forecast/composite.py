@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from controller.forecast.ambient import ambient_path
+from controller.forecast.ambient import Ambient
 from controller.forecast.known import F8, Known, Outlook
 from controller.forecast.moment import I8, Moment, at_times, moment
 from controller.forecast.peaks import PeakChance
@@ -36,6 +36,7 @@ class Composite:
         self.price = price
         self.spike = spike
         self.peak = peak
+        self.ambient = Ambient()
         self._unknown = unknown_usd_per_mwh
 
     def fit(self, past: Known) -> None:
@@ -77,7 +78,7 @@ class Composite:
             usd_per_mwh=price,
             spike=spike,
             peak=self.peak.path(known, starts, step_ms),
-            ambient_c=ambient_path(known, starts),
+            ambient_c=self.ambient.path(known, starts),
             note=note,
         )
 

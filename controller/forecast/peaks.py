@@ -15,6 +15,7 @@ import numpy as np
 from controller.forecast.known import F8, Known, Series
 from controller.forecast.localtime import DAY_MS, HOUR_MS, LocalTime, month_of_year
 from controller.forecast.logistic import fit_logistic, sigmoid
+from controller.forecast.memo import Memo
 from controller.forecast.moment import I8, days_before, mean_of_days, past_only
 
 DAYS: Final = 7
@@ -29,8 +30,12 @@ NODES: Final = np.linspace(-2.4, 2.4, 9)
 """Standard deviations at which a daily peak's distribution is looked at."""
 CHANCE_MIN: Final = 1e-7
 LEARN_MONTHS: Final = 24
+ASKED_HOURS: Final = (10, 15)
+"""Local hours of each past day at which the recalibration looks at what would have been told."""
 LEARN_MIN: Final = 3
 RIDGE: Final = 0.5
+READ_DAYS: Final = 40
+"""No more of the past load than this is read for one outlook."""
 LATEST_MS: Final = 12 * HOUR_MS
 """A load older than this foretells nothing."""
 
@@ -43,6 +48,9 @@ class PeakChance:
         self._local = local
         self._odds = np.array([0.0, 1.0])
         """Recalibration: constant and slope of the log-odds."""
+        self._kept: Memo[F8] = Memo()
+        self._asked: dict[int, tuple[bytes, F8, F8]] = {}
+        """By month: the load it was asked of, the log-odds told and what came."""
         self.fitted = False
 
     def fit(self, past: Known) -> None:
@@ -53,11 +61,33 @@ class PeakChance:
         late_ms = max(past.at_ms - load.end_ms, 0)
         if late_ms > LATEST_MS:
             return
-        odds, hits = _history(load, late_ms, self._local)
+        odds, hits = self._history(load, late_ms)
         if hits.sum() < LEARN_MIN:
             return
         self._odds = fit_logistic(np.stack([np.ones(len(odds)), odds], axis=1), hits, RIDGE)
         self.fitted = True
+
+    def _history(self, load: Series, late_ms: int) -> tuple[F8, F8]:
+        """Log-odds told every day of the last whole months for its next 24 h, and what came of them."""
+        starts = load.start_ms + np.arange(len(load.values), dtype=np.int64) * load.step_ms
+        month = self._local.month(starts)
+        kept: dict[int, tuple[bytes, F8, F8]] = {}
+        for which in np.unique(month)[1:-1][-LEARN_MONTHS:]:
+            inside = np.flatnonzero(month == which)
+            first, end = int(inside[0]), int(inside[-1]) + 1
+            read = load.values[max(first - READ_DAYS * DAY_MS // load.step_ms, 0) : end]
+            content = read.tobytes() + late_ms.to_bytes(8, "big")
+            before = self._asked.get(int(which))
+            if before is not None and before[0] == content:
+                kept[int(which)] = before
+            elif not np.isnan(load.values[first:end]).all():
+                kept[int(which)] = (content, *_told_and_came(load, first, end, late_ms, self._local))
+        self._asked = kept
+        if not kept:
+            return np.zeros(0), np.zeros(0)
+        return np.concatenate([odds for _, odds, _ in kept.values()]), np.concatenate(
+            [hit for *_, hit in kept.values()]
+        )
 
     def path(self, known: Known, starts: I8, step_ms: int) -> F8:
         """(H,) chances; 0 outside the billed months, and everywhere where no fresh load is known."""
@@ -65,18 +95,28 @@ class PeakChance:
         load = past_only(known.load_mw, known.at_ms)
         if load is None or not self.months or known.at_ms - load.end_ms > LATEST_MS:
             return none
-        month = self._local.month(starts[[0, -1]])
-        billed = [bool(np.isin(month_of_year(which), self.months)) for which in month]
-        if not any(billed):
+        months = {int(month) for month in month_of_year(self._local.month(starts[:: max(len(starts) - 1, 1)]))}
+        if not months & set(self.months):
             return none
-        if month[0] == month[1]:
-            mask: F8 | float = 1.0
-        else:
-            mask = np.isin(month_of_year(self._local.month(starts)), self.months).astype(np.float64)
-        odds = peak_odds(load, starts, self._local)
         share = min(step_ms, load.step_ms) / load.step_ms
-        chance: F8 = sigmoid(self._odds[0] + self._odds[1] * odds) * share * mask
-        return chance
+        chance = self._of_intervals(load, int(starts[-1]))
+        at = (starts - load.end_ms) // load.step_ms
+        told = np.where(at < 0, 0.0, chance[np.maximum(at, 0)]) * share
+        if not months <= set(self.months):
+            told *= np.isin(month_of_year(self._local.month(starts)), self.months)
+        return told
+
+    def _of_intervals(self, load: Series, last_ms: int) -> F8:
+        """(K,) recalibrated chances of the load intervals from the end of what is known to `last_ms`; kept until a new
+        load is known."""
+        tail = load.values[-READ_DAYS * DAY_MS // load.step_ms :]
+        per_day = DAY_MS // load.step_ms
+        count = max((last_ms - load.end_ms) // load.step_ms, 0) // per_day * per_day + per_day
+        key = (load.end_ms, load.step_ms, count, tuple(self._odds), tail.tobytes())
+        starts = load.end_ms + np.arange(count, dtype=np.int64) * load.step_ms
+        return self._kept.get(
+            key, lambda: sigmoid(self._odds[0] + self._odds[1] * peak_odds(load, starts, self._local))
+        )
 
 
 def peak_odds(load: Series, starts: I8, local: LocalTime) -> F8:
@@ -162,23 +202,19 @@ def _normal(z: F8) -> F8:
     return chance
 
 
-def _history(load: Series, late_ms: int, local: LocalTime) -> tuple[F8, F8]:
-    """Log-odds told at noon and at four of every day of the last months for its next 24 h, and what came of them."""
+def _told_and_came(load: Series, first: int, end: int, late_ms: int, local: LocalTime) -> tuple[F8, F8]:
+    """For one month, load intervals `first` to `end`: what is told at `ASKED_HOURS` of each day, and what came."""
     per_day = DAY_MS // load.step_ms
-    first = max(len(load.values) - LEARN_MONTHS * 31 * per_day, 0)
-    starts = load.start_ms + np.arange(first, len(load.values), dtype=np.int64) * load.step_ms
-    month, hour = local.month(starts), local.hour(starts)
-    values = load.values[first:]
-    top = np.zeros(len(values))
-    for which in np.unique(month)[1:-1]:
-        top[np.nanargmax(np.where(month == which, values, -np.inf))] = 1.0
-    asked = np.flatnonzero(np.isin(hour, (12, 16)) & (starts % HOUR_MS == 0) & (month > month[0]) & (month < month[-1]))
-    odds, hits = [], []
+    top = first + int(np.nanargmax(load.values[first:end]))
+    starts = load.start_ms + np.arange(first, end, dtype=np.int64) * load.step_ms
+    asked = first + np.flatnonzero(np.isin(local.hour(starts), ASKED_HOURS) & (starts % HOUR_MS == 0))
+    odds, hits = [np.zeros(0)], [np.zeros(0)]
     for at in asked:
-        ends = first + at - late_ms // load.step_ms
-        if ends < 2 * per_day or at + per_day > len(values):
+        ends = int(at) - late_ms // load.step_ms
+        target = np.arange(int(at), min(int(at) + per_day, end), dtype=np.int64)
+        if ends < 2 * per_day:
             continue
         told = Series(load.start_ms, load.step_ms, load.values[:ends])
-        odds.append(peak_odds(told, starts[at : at + per_day], local))
-        hits.append(top[at : at + per_day])
-    return (np.concatenate(odds), np.concatenate(hits)) if odds else (np.zeros(0), np.zeros(0))
+        odds.append(peak_odds(told, load.start_ms + target * load.step_ms, local))
+        hits.append((target == top).astype(np.float64))
+    return np.concatenate(odds), np.concatenate(hits)

@@ -13,6 +13,7 @@ import numpy as np
 from controller.forecast.known import F8, Known, Series
 from controller.forecast.localtime import LocalTime
 from controller.forecast.logistic import fit_logistic, sigmoid
+from controller.forecast.memo import Memo
 from controller.forecast.moment import I8, Moment, at_times
 
 LEADS_H: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 48.0)
@@ -21,8 +22,8 @@ RECENT_H: Final = 4.0
 """The last hours whose highest price counts."""
 LEARN_DAYS: Final = 730
 LEARN_MIN_DAYS: Final = 28
-ROWS_MAX: Final = 20_000
-"""Per regression; of a longer past every second, third ... row is taken."""
+ROWS_MAX: Final = 12_000
+"""Per regression; of a longer past every third, fifth ... row is taken."""
 RIDGE: Final = 3.0
 PRIOR: Final = 0.01
 """The chance given before anything was learned, for prices below the threshold; above it, a half that fades."""
@@ -38,6 +39,7 @@ class SpikeChance:
         """Log-odds of a spike by local hour, less their mean."""
         self._weights: dict[bool, F8] = {}
         """(leads, F) with day-ahead and without."""
+        self._which: Memo[I8] = Memo()
 
     @property
     def fitted(self) -> bool:
@@ -63,26 +65,28 @@ class SpikeChance:
                 self._weights[True] = self._fit_leads(series, index, over, recent, ahead)
 
     def path(self, now: Moment, ahead: F8 | None) -> F8:
-        """(N,) chances from the running interval on; `ahead` is each one's day-ahead price, NaN or None where unknown."""
+        """(N,) chances from the running interval on; `ahead`: each one's day-ahead price, NaN or None where unknown."""
         lead_h = (now.starts - now.first_ms + now.late * now.step_ms) / 3_600_000
         if not self._weights or np.isnan(now.last):
             above = not np.isnan(now.last) and now.last > self.threshold
             return PRIOR + (0.5 - PRIOR) * np.exp(-lead_h) if above else np.full(now.count, PRIOR)
         span = max(round(RECENT_H * 3_600_000 / now.step_ms), 1)
-        recent = float(np.nanmax(now.price.values[max(len(now.price.values) - now.late + 1 - span, 0) :]))
-        state = (self._log(np.array([now.last, recent])), self._hours[self._local.hour(now.starts)])
-        with_ahead = ahead is not None and True in self._weights
-        rows = self._rows(state[0][0], state[0][1], state[1], ahead if with_ahead else None)
-        which = np.searchsorted(LEADS_H, lead_h, side="left") - 1
-        chance = self._chances(rows, which, with_ahead)
-        if with_ahead and np.isnan(chance).any():
-            without = self._chances(self._rows(state[0][0], state[0][1], state[1], None), which, False)
-            chance = np.where(np.isnan(chance), without, chance)
-        return chance
+        known = now.price.values[: (now.first_ms - now.price.start_ms) // now.step_ms - now.late + 1]
+        recent = float(np.fmax.reduce(known[-span:]))
+        last, recent = (float(one) for one in self._log(np.array([now.last, recent])))
+        which = self._which.get((now.late, now.count, now.step_ms), lambda: self._spans(lead_h))
+        hour = self._hours[self._local.hour(now.starts)]
+        chance: F8 | None = None
+        if ahead is not None and True in self._weights:
+            chance = _chances(self._weights[True], which, last, recent, hour, self._log(ahead))
+            if not np.isnan(chance[-1]) and not np.isnan(chance).any():
+                return chance
+        without = _chances(self._weights[False], which, last, recent, hour, None)
+        return without if chance is None else np.where(np.isnan(chance), without, chance)
 
-    def _chances(self, rows: F8, which: I8, with_ahead: bool) -> F8:
-        weights = self._weights[with_ahead]
-        return sigmoid(np.einsum("nf,nf->n", rows, weights[np.clip(which, 0, len(weights) - 1)]))
+    def _spans(self, lead_h: F8) -> I8:
+        which: I8 = np.clip(np.searchsorted(LEADS_H, lead_h, side="left") - 1, 0, len(LEADS_H) - 2)
+        return which
 
     def _fit_leads(self, series: Series, index: I8, over: F8, recent: F8, ahead: F8 | None) -> F8:
         """(leads, F): row k is the regression for leads from LEADS_H[k], exclusive, to LEADS_H[k + 1]."""
@@ -96,7 +100,7 @@ class SpikeChance:
             if not len(leads):
                 weights.append(weights[-1] if weights else np.full(4 + (ahead is not None), np.nan))
                 continue
-            origin = np.arange(0, len(index) - leads[-1], max(len(index) // ROWS_MAX, 1))
+            origin = np.arange(0, len(index) - leads[-1], max(len(index) // ROWS_MAX, 1) | 1)
             target = origin + leads[origin % len(leads)]
             rows = self._rows(value[origin], recent[origin], hour[target], None if ahead is None else ahead[target])
             good = np.isfinite(rows).all(axis=1) & np.isfinite(over[target])
@@ -118,6 +122,14 @@ class SpikeChance:
         """The price against the threshold, on a log scale: 0 at the threshold, about -3 at a twentieth of it."""
         log: F8 = np.log(np.maximum(usd_per_mwh, 0.02 * self.threshold) / self.threshold)
         return log
+
+
+def _chances(weights: F8, which: I8, last: float, recent: float, hour: F8, ahead: F8 | None) -> F8:
+    """(N,) by the regression `which` names for each, of rows as `SpikeChance._rows` has them."""
+    common = weights[:, 0] + weights[:, 1] * last + weights[:, 2] * recent
+    picked = weights[which]
+    logit = common[which] + picked[:, 3] * hour
+    return sigmoid(logit if ahead is None else logit + picked[:, 4] * ahead)
 
 
 def _hourly_odds(over: F8, hour: I8) -> F8:
