@@ -6,7 +6,7 @@ from typing import Final
 
 from contract.units import MS_PER_HOUR
 from sim.backtest.merit import Merit, Wish
-from sim.backtest.model import Job, Seen, Timeline
+from sim.backtest.model import Seen, Timeline
 from sim.backtest.physics import power_for
 
 _URGENT_INTERVALS: Final = 2.0
@@ -24,19 +24,20 @@ class Desk:
     def wishes(self, seen: Seen, stop_price: float, start_price: float) -> list[Wish]:
         """Jobs whose value exceeds the price: `stop_price` of running ones, `start_price` of those that wait."""
         state, now = seen.state, seen.known.at_ms
-        out = []
+        kind_of, jobs = self._merit.kind_of, self._jobs
+        margin = _URGENT_INTERVALS * self._hours
+        found = []
         for index in state.open_jobs:
-            job = self._jobs[index]
+            job, kind = jobs[index], kind_of[index]
             running = index in state.running
             must = running and (job.firm or state.ran_h[index] < job.min_up_h - 1e-9)
-            worth = 1.0
-            if job.firm or self._slack_h(job, state.left_h[index], now) < _URGENT_INTERVALS * self._hours:
-                worth = 1.0 + job.miss_usd / max(job.usd_per_h * job.work_h, 1e-9)
-            price = stop_price if running else start_price
-            if must or self._merit.job_value(job) * worth > price:
-                out.append(Wish(index, job, worth, running, must))
-        out.sort(key=lambda w: (not w.must, -w.worth, not w.running, w.job.deadline_ms))
-        return out
+            due = job.firm or (job.deadline_ms - now) / MS_PER_HOUR - state.left_h[index] < margin
+            if must or self._merit.job_value(kind, due) > (stop_price if running else start_price):
+                found.append(
+                    (not due, not running, kind, job.deadline_ms, Wish(index, job.nodes, kind, due, running, must))
+                )
+        found.sort()
+        return [wish for *_, wish in found]
 
     def trim(self, job_mw: dict[int, float], seen: Seen) -> None:
         """A job about to be done draws no more than finishing takes."""
@@ -45,6 +46,3 @@ class Desk:
             if left[index] < self._hours:
                 least = power_for(self._jobs[index], left[index] / self._hours)
                 job_mw[index] = min(job_mw[index], least)
-
-    def _slack_h(self, job: Job, left_h: float, now_ms: int) -> float:
-        return (job.deadline_ms - now_ms) / MS_PER_HOUR - left_h

@@ -59,7 +59,7 @@ class _Threshold:
         del lag
         hours = timeline.interval_ms / MS_PER_HOUR
         self._site = site
-        self._merit = Merit(site)
+        self._merit = Merit(site, timeline.jobs)
         self._desk = Desk(timeline, self._merit)
         self._watch = PeakWatch(site, self.thresholds.watch)
         self._up = [steps_of(bank.min_up_h, hours) for bank in site.banks]
