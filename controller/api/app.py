@@ -18,6 +18,7 @@ from controller.api.routes import ROUTES, roles
 from controller.api.stream import Stream
 from controller.app import Controller
 from controller.audit import AuditLog
+from controller.console import Console
 from controller.roles import Access
 from controller.scrape import FleetCollector
 
@@ -28,15 +29,18 @@ CONFIRM: web.AppKey[ConfirmTokens] = web.AppKey("confirm", ConfirmTokens)
 def create_app(controller: Controller, access: Access | str, audit: AuditLog | None = None) -> web.Application:
     """The application over one controller. `access` says who may; a string is the plain token of an admin.
 
-    Every path but /healthz, /readyz and /openapi.json takes a token, /metrics too unless the configuration opens it.
+    Every path but /healthz, /readyz, /openapi.json and the console's files takes a token, /metrics too unless the
+    configuration opens it.
     """
     settings = controller.config.http
     if isinstance(access, str):
         access = Access(controller.clock, access)
-    gate = Gate(access, settings, roles(metrics_open=settings.metrics_are_open), audit)
+    console = Console(controller)
+    open_to_all = dict.fromkeys((("GET", path) for path in console.paths), None)
+    gate = Gate(access, settings, roles(metrics_open=settings.metrics_are_open) | open_to_all, audit)
     stream = Stream(controller, settings.streams_max)
     confirm = ConfirmTokens(lambda: asyncio.get_running_loop().time())
-    reads, changes = Reads(controller, stream, audit), Changes(controller, gate, confirm)
+    reads, changes = Reads(controller, stream, audit, console.history), Changes(controller, gate, confirm)
     controller.metrics.read_at_scrape(FleetCollector(controller))
     app = web.Application(middlewares=[problems, gate.middleware()], client_max_size=settings.body_max)
     app[STREAM], app[CONFIRM] = stream, confirm
@@ -45,6 +49,8 @@ def create_app(controller: Controller, access: Access | str, audit: AuditLog | N
         app.router.add_route(route.method, route.path, handler)
         if route.method == "GET":
             app.router.add_route("HEAD", route.path, handler)
+    app.add_routes(console.routes())
+    app.cleanup_ctx.append(console.lifetime)
     app.on_shutdown.append(stream.close)
     return app
 

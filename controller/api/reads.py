@@ -19,6 +19,8 @@ from controller.api.schemas import (
     DecisionsQuery,
     DoctorOut,
     FindingOut,
+    HistoryOut,
+    HistoryQuery,
     OneSiteQuery,
     ReadyOut,
     SignalsOut,
@@ -31,6 +33,7 @@ from controller.api.standing import Standing, all_out
 from controller.api.stream import Stream
 from controller.app import Controller
 from controller.audit import AuditLog
+from controller.console.history import EVERY_MS, History
 from controller.journal.base import JournalError, StoredDecision
 from controller.overrides_model import Imposed
 
@@ -42,8 +45,9 @@ _SCOPE_MAX: Final = 100
 class Reads:
     """The handlers."""
 
-    def __init__(self, controller: Controller, stream: Stream, audit: AuditLog | None) -> None:
+    def __init__(self, controller: Controller, stream: Stream, audit: AuditLog | None, history: History) -> None:
         self._controller = controller
+        self._history = history
         self._stream = stream
         self._audit = audit
 
@@ -83,6 +87,13 @@ class Reads:
     async def site(self, request: web.Request) -> web.Response:
         state = reached_site(self._controller, request, request.match_info["site"])
         return answer(views.site(self._controller, state))
+
+    async def history(self, request: web.Request) -> web.Response:
+        asked = query(request, HistoryQuery)
+        state = reached_site(self._controller, request, request.match_info["site"])
+        at_ms, told = self._history.of(state.site, asked.since_ms)
+        out = HistoryOut(now_ms=self._controller.clock.wall_ms(), every_ms=EVERY_MS, at_ms=at_ms, **told)
+        return answer(out)
 
     async def decisions(self, request: web.Request) -> web.Response:
         asked = query(request, DecisionsQuery)

@@ -23,6 +23,8 @@ from controller.api.schemas import (
     DecisionsOut,
     DecisionsQuery,
     DoctorOut,
+    HistoryOut,
+    HistoryQuery,
     OneSiteQuery,
     OverrideSetOut,
     ReadyOut,
@@ -74,6 +76,10 @@ ROUTES: Final = (
     Route("GET", "/v1/whoami", "who", "Who the token says is asking", _V, ((200, WhoOut),)),
     Route("GET", "/v1/sites", "sites", "One line per site", _V, ((200, SitesOut),)),
     Route("GET", "/v1/sites/{site}", "site", "Everything about a site", _V, ((200, SiteOut),)),
+    Route(
+        "GET", "/v1/sites/{site}/history", "history", "A site over the last two hours", _V, ((200, HistoryOut),),
+        query=HistoryQuery,
+    ),
     Route(
         "GET", "/v1/decisions", "decisions", "Decisions from the journal, newest first", _V,
         ((200, DecisionsOut),), query=DecisionsQuery,

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contract.messages import Mode, Source, Workload
-from contract.units import Name
+from contract.units import Name, TimeMs
 from controller.api.override_schemas import ConflictOut, OverrideOut
 from controller.api.schema_base import In, Moment, Notice, Out, Query, Seconds, Watts
 from controller.engine.model import Key, Obligation, Shortfall
@@ -30,6 +30,11 @@ class OneSiteQuery(Query):
 class DecisionsQuery(Query):
     site: Name | None = None
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX)] = 20
+
+
+class HistoryQuery(Query):
+    since_ms: TimeMs = 0
+    """Only what came after."""
 
 
 class SignalIn(In):
@@ -122,6 +127,20 @@ class SiteSummary(Out):
 
 class SitesOut(Out):
     sites: list[SiteSummary]
+
+
+class HistoryOut(Out):
+    """A site over the last two hours. `at_ms` and every series are of one length; null where a value was unknown."""
+
+    now_ms: int
+    every_ms: int
+    at_ms: list[int]
+    metered_w: list[float | None]
+    hash_w: list[float | None]
+    hpc_w: list[float | None]
+    cap_w: list[float | None]
+    planned_w: list[float | None]
+    price_usd_per_mwh: list[float | None]
 
 
 class FeederOut(Out):
