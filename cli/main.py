@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from cli import demo, init, ops, replay
+from cli import backtest, demo, init, ops, replay
 from cli.client import ApiError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("explain")(ops.explain)
 app.command("signal")(ops.signal)
 app.add_typer(ops.override, name="override")
 app.command("replay")(replay.replay)
+app.command("backtest", help=backtest.HELP)(backtest.backtest_command)
 app.add_typer(init.init, name="init")
 
 

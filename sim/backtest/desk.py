@@ -1,4 +1,4 @@
-"""Which jobs may run now: earliest deadline first, firm before flexible, those that can wait no longer before all."""
+"""Which jobs may run now: least slack first, firm before flexible, those that can wait no longer before all."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ class Desk:
             job, kind = jobs[index], kind_of[index]
             running = index in state.running
             must = running and (job.firm or state.ran_h[index] < job.min_up_h - 1e-9)
-            due = job.firm or (job.deadline_ms - now) / MS_PER_HOUR - state.left_h[index] < margin
+            slack = (job.deadline_ms - now) / MS_PER_HOUR - state.left_h[index]
+            due = job.firm or slack < margin
             if must or self._merit.job_value(kind, due) > (stop_price if running else start_price):
-                found.append(
-                    (not due, not running, kind, job.deadline_ms, Wish(index, job.nodes, kind, due, running, must))
-                )
+                found.append((not due, not running, kind, slack, Wish(index, job.nodes, kind, due, running, must)))
         found.sort()
         return [wish for *_, wish in found]
 
