@@ -225,6 +225,7 @@ def _hpc_bank(
         deadline_s=settings.deadline_s,
         stale_ms=config.timing.device_stale_ms,
         settle_ms=config.timing.settle_ms,
+        deep_after_ms=settings.deep_after_ms,
         clock=clock,
         contain=contain,
         on_change=on_partition,

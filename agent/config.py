@@ -264,6 +264,8 @@ class HpcBankSettings(BankSettings):
     nodes: Annotated[int, Field(ge=1, le=1_000_000)]
     node_rated_w: Annotated[int, Field(ge=1, le=1_000_000)]
     node_idle_w: PowerW = 0
+    deep_after_ms: DurationMs = 60_000
+    """How long idle nodes and frozen jobs must draw too much before jobs are requeued and nodes powered down for it."""
 
 
 def _workload(bank: object) -> str:

@@ -129,7 +129,13 @@ class AgentCollector(Collector):
         saves = CounterMetricFamily(f"{PREFIX}_state_saves", "State saves by outcome", labels=["outcome"])
         for outcome, count in sorted(agent.saves.items()):
             saves.add_metric([outcome], count)
-        yield from (events, polls, commands, saves)
+        schedulers = CounterMetricFamily(
+            f"{PREFIX}_scheduler_faults", "What a partition's driver put up with, by kind", labels=["bank", "kind"]
+        )
+        for bank in agent.machinery.hpc_banks:
+            for kind, count in sorted(bank.faults.items()):
+                schedulers.add_metric([bank.name, str(kind)], count)
+        yield from (events, polls, commands, saves, schedulers)
         yield _counter("driver_faults", "Drivers that raised or did not end", agent.machinery.contain.faults)
         yield _counter("state_save_failures", "Saves that the disk refused", agent.store.failures)
         yield _counter("twin_messages", "Messages of another living agent of this site", agent.twin.seen)

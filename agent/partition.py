@@ -1,8 +1,10 @@
-"""The HPC bank: one partition of a scheduler, held at its setpoint by what may start and what is stopped in place.
+"""The HPC bank: one partition of a scheduler, held at its setpoint by what may start and what is stopped.
 
-Down: no new starts, then jobs are frozen down the order's shed ladder, the rest by value per watt; firm jobs only where
-the guard says so. Up, in reverse: thaw what we froze, last frozen first, then let pending jobs start. Only what the
-agent itself did is undone.
+Down: no new starts, then jobs are frozen down the order's shed ladder, the rest by value per watt; those that must not
+stand still are warned, and requeued when their notice is over. Where all that is frozen and idle still draws too much
+for `deep_after_ms`, frozen jobs are requeued and idle nodes powered down. Firm jobs only where the guard says so. Up,
+in reverse: thaw what we froze, last frozen first, power nodes up, then let pending jobs start. Only what the agent
+itself did is undone.
 """
 
 from __future__ import annotations
@@ -15,9 +17,20 @@ from typing import Final
 
 from agent.bank import Survey
 from agent.contain import Containment
-from agent.drivers.base import Applied, Outcome, Partition, PartitionFacts, Refused, Remembers, Unreachable
+from agent.drivers.base import (
+    Applied,
+    CountsFaults,
+    NodePower,
+    Outcome,
+    Partition,
+    PartitionFacts,
+    Refused,
+    Remembers,
+    Requeues,
+    Unreachable,
+)
 from agent.guard_model import BankHold
-from agent.job_ladder import Aim, Ladder, Moves, Nodes, draw_w, plan_moves
+from agent.job_ladder import Aim, Doings, Ladder, Moves, Nodes, below_idle, draw_w, plan_moves
 from agent.receipts import Tally
 from contract.clock import Clock
 from contract.messages import DeviceCounts, JobState, Order, PartitionReading, Source
@@ -43,6 +56,7 @@ class HpcBank:
         deadline_s: float,
         stale_ms: int,
         settle_ms: int,
+        deep_after_ms: int = 60_000,
         clock: Clock,
         contain: Containment,
         on_change: Callable[[], None],
@@ -55,10 +69,15 @@ class HpcBank:
         self.admission_closed = False
         """Whether it is we who keep jobs from starting."""
         self.commands: Counter[tuple[str, str]] = Counter()
+        if isinstance(partition, NodePower):
+            nodes = replace(nodes, off_w=min(partition.node_off_w, nodes.idle_w))
         self._nodes = nodes
         self._deadline_s = deadline_s
         self._stale_ms = stale_ms
         self._settle_ms = settle_ms
+        self._deep_after_ms = deep_after_ms
+        self._deep_since_ms: int | None = None
+        self._warned: dict[str, int] = {}
         self._clock = clock
         self._contain = contain
         self._on_change = on_change
@@ -105,6 +124,11 @@ class HpcBank:
     def memory(self) -> dict[str, str]:
         """What its driver remembers."""
         return dict(self.partition.memory) if isinstance(self.partition, Remembers) else {}
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """What its driver put up with, by kind."""
+        return dict(self.partition.faults) if isinstance(self.partition, CountsFaults) else {}
 
     @property
     def footprint(self) -> object:
@@ -187,28 +211,71 @@ class HpcBank:
         self.frozen += [job for job in self._attempts if job in standing and job not in self.frozen]
         # What has ended, or what somebody else let go on, is no longer ours to thaw.
         self.frozen = [job for job in self.frozen if job in standing]
+        running = {job.id for job in facts.jobs if job.state is JobState.RUNNING}
+        self._warned = {job: at_ms for job, at_ms in self._warned.items() if job in running}
 
     async def _act(self) -> bool:
         """One round of moves on what is known. Whether anything was done that a new look should show."""
         aim, facts = self._aim, self._facts
         if aim is None or facts is None or not self._fresh(self._clock.mono_ms()):
             return False
-        moves = plan_moves(facts, aim, self._nodes, self._ladder, self.frozen, self._excess_w(facts))
+        moves = plan_moves(facts, aim, self._nodes, self._ladder, self._doings(facts, aim), self._excess_w(facts))
         closes = not moves.admit and (facts.admitting or self.admission_closed)
         outcomes = dict(await self._down(moves, closes=closes)) | dict(await self._up(moves))
         self._count(moves, outcomes, closes=closes)
-        return bool(moves.freeze or moves.thaw) or (moves.admit and not facts.admitting and self.admission_closed)
+        opens = moves.admit and not facts.admitting and self.admission_closed
+        return bool(moves.freeze or moves.requeue or moves.power_down or moves.thaw or moves.power_up) or opens
+
+    def _doings(self, facts: PartitionFacts, aim: Aim) -> Doings:
+        now_ms = self._clock.mono_ms()
+        if not below_idle(facts, aim, self._nodes) or not isinstance(self.partition, NodePower):
+            self._deep_since_ms = None
+        elif self._deep_since_ms is None:
+            self._deep_since_ms = now_ms
+        deep = self._deep_since_ms is not None and now_ms - self._deep_since_ms >= self._deep_after_ms
+        return Doings(self.frozen, self._warned, now_ms, deep)
 
     async def _down(self, moves: Moves, *, closes: bool) -> Mapping[str, Outcome]:
-        """Close admission and freeze, both at once: neither waits for the other's hanging."""
-        if not closes and not moves.freeze:
+        """Close admission, freeze, warn and requeue, all at once: none waits for another's hanging."""
+        if not (closes or moves.freeze or moves.warn or moves.requeue or moves.power_down):
             return {}
-        if moves.freeze or not self.admission_closed:
+        if moves.freeze or moves.requeue or not self.admission_closed:
             self._note_command()
-        if not closes:
-            return await self._freeze(moves.freeze)
-        admission, frozen = await asyncio.gather(self._admission(open_=False), self._freeze(moves.freeze))
-        return {"admission": admission, **frozen}
+        admission, *done = await asyncio.gather(
+            self._close(closes=closes),
+            self._freeze(moves.freeze),
+            self._warn(moves.warn),
+            self._requeue(moves.requeue),
+            self._power(moves.power_down, up=False),
+        )
+        outcomes = dict(admission)
+        for each in done:
+            outcomes |= each
+        return outcomes
+
+    async def _close(self, *, closes: bool) -> Mapping[str, Outcome]:
+        return {"admission": await self._admission(open_=False)} if closes else {}
+
+    async def _warn(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
+        if not jobs or not isinstance(self.partition, Requeues):
+            return {}
+        outcomes = await self._each(self.partition.warn(jobs), jobs)
+        now_ms = self._clock.mono_ms()  # its notice begins when it is told, not before
+        self._warned |= {job: now_ms for job in jobs if isinstance(outcomes.get(job), Applied)}
+        return outcomes
+
+    async def _requeue(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
+        if not jobs or not isinstance(self.partition, Requeues):
+            return {}
+        outcomes = await self._each(self.partition.requeue(jobs), jobs)
+        self._mark(jobs, JobState.PENDING, outcomes)
+        return outcomes
+
+    async def _power(self, nodes: Sequence[str], *, up: bool) -> Mapping[str, Outcome]:
+        if not nodes or not isinstance(self.partition, NodePower):
+            return {}
+        operation = self.partition.power_up(nodes) if up else self.partition.power_down(nodes)
+        return {"nodes": await self._contain.run(operation, BATCH_DEADLINES * self._deadline_s, self.partition)}
 
     async def _freeze(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
         if not jobs:
@@ -225,6 +292,7 @@ class HpcBank:
             self._note_command()
             outcomes |= await self._each(self.partition.thaw(moves.thaw), moves.thaw)
             self._mark(moves.thaw, JobState.RUNNING, outcomes)
+        outcomes |= await self._power(moves.power_up, up=True)
         if moves.admit and self.admission_closed:
             self._note_command()
             outcomes["admission"] = await self._admission(open_=True)
@@ -268,7 +336,11 @@ class HpcBank:
 
     def _count(self, moves: Moves, outcomes: Mapping[str, Outcome], *, closes: bool) -> None:
         kinds = dict.fromkeys(moves.freeze, "freeze") | dict.fromkeys(moves.thaw, "thaw")
-        kinds["admission"] = "close" if closes else "admit"
+        kinds |= dict.fromkeys(moves.warn, "warn") | dict.fromkeys(moves.requeue, "requeue")
+        kinds |= {
+            "admission": "close" if closes else "admit",
+            "nodes": "power_down" if moves.power_down else "power_up",
+        }
         refused = unreachable = 0
         for what, outcome in outcomes.items():
             self.commands[kinds.get(what, "freeze"), type(outcome).__name__.lower()] += 1

@@ -214,6 +214,11 @@ class Requeues(Protocol):
 class NodePower(Protocol):
     """A scheduler that can power nodes down and up."""
 
+    @property
+    def node_off_w(self) -> int:
+        """What a node draws that is powered down."""
+        ...
+
     async def power_down(self, nodes: Sequence[str]) -> Outcome:
         """Idle nodes only; close admission first. Those nodes are ours to power up, and no others."""
         ...

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.drivers.base import PartitionFacts
-from agent.job_ladder import Aim, Ladder, Moves, Nodes, draw_w, plan_moves
+from agent.job_ladder import Aim, Doings, Ladder, Moves, Nodes, below_idle, draw_w, plan_moves
 from contract.messages import Job, JobState
 
 NODES = Nodes(count=10, rated_w=1_000, idle_w=100)
@@ -34,7 +35,7 @@ def moves(
     excess_w: int = 0,
     **aim: Any,
 ) -> Moves:
-    return plan_moves(made, Aim(setpoint_w, may_raise, **aim), NODES, ladder or Ladder(), frozen, excess_w)
+    return plan_moves(made, Aim(setpoint_w, may_raise, **aim), NODES, ladder or Ladder(), Doings(frozen), excess_w)
 
 
 THREE = facts(
@@ -125,3 +126,59 @@ def test_moves_lead_to_the_setpoint_or_as_near_as_leave_allows(
     assert after <= setpoint_w or not left
     if not any_firm:
         assert not any(one.firm and one.id in gone for one in jobs)
+
+
+DEEP = Nodes(count=10, rated_w=1_000, idle_w=100, off_w=10)
+
+
+def deep(made: PartitionFacts, setpoint_w: int, doings: Doings, **aim: Any) -> Moves:
+    return plan_moves(made, Aim(setpoint_w, may_raise=True, **aim), DEEP, Ladder(), doings)
+
+
+def test_a_job_that_must_not_stand_still_is_warned_first_and_requeued_when_its_notice_is_over() -> None:
+    made = replace(facts(job("1", notice_ms=1_000)), unfreezable=frozenset({"1"}), requeueable=frozenset({"1"}))
+    assert deep(made, 1_000, Doings(now_ms=0)) == Moves(warn=("1",))
+    assert deep(made, 1_000, Doings(warned={"1": 0}, now_ms=999)) == Moves(), "not inside its notice"
+    assert deep(made, 1_000, Doings(warned={"1": 0}, now_ms=1_000)) == Moves(requeue=("1",))
+    assert deep(replace(made, requeueable=frozenset()), 1_000, Doings()) == Moves(), "then it is left alone"
+
+
+def test_while_a_notice_runs_others_are_frozen_for_it_but_no_more_are_warned_than_are_needed() -> None:
+    jobs = [job(str(number), value_usd_per_node_h=float(number), notice_ms=1_000) for number in range(1, 4)]
+    made = replace(
+        facts(*jobs, job("9", value_usd_per_node_h=9.0)),
+        unfreezable=frozenset({"1", "2", "3"}),
+        requeueable=frozenset({"1", "2", "3"}),
+    )
+    assert deep(made, 3_700, Doings()) == Moves(warn=("1",), freeze=("9",))
+
+
+def test_below_idle_nodes_are_powered_down_and_frozen_jobs_requeued_only_where_that_has_lasted() -> None:
+    frozen = job("1", JobState.FROZEN, nodes=2, power_w=1_800)
+    notice = job("2", JobState.FROZEN, notice_ms=1)
+    idle = tuple(f"n{number}" for number in range(7))
+    made = replace(facts(frozen, notice), admitting=False, idle_nodes=idle, requeueable=frozenset({"1", "2"}))
+    assert below_idle(made, Aim(500, may_raise=False), DEEP)
+    assert deep(made, 500, Doings()) == Moves()
+    assert deep(made, 500, Doings(deep=True)) == Moves(power_down=idle[:6])
+    assert deep(made, 0, Doings(deep=True)) == Moves(power_down=idle, requeue=("1",)), "no job is run for its notice"
+    assert deep(replace(made, admitting=True), 0, Doings(deep=True)) == Moves(), "a job might start on such a node"
+
+
+def test_nodes_are_powered_up_after_jobs_are_thawed_and_before_any_may_start() -> None:
+    made = PartitionFacts(
+        nodes_up=6, nodes_busy=1, admitting=False, jobs=(job("1", JobState.FROZEN),), off_nodes=("a", "b", "c", "d")
+    )
+    assert draw_w(made, DEEP) == 640
+    assert deep(made, 1_700, Doings(frozen=("1",))) == Moves(thaw=("1",), power_up=("a",))
+    assert deep(made, 1_600, Doings(frozen=("1",))) == Moves(thaw=("1",))
+    assert deep(made, 10_000, Doings(frozen=("1",))) == Moves(thaw=("1",), power_up=("a", "b", "c", "d"), admit=True)
+    waits = replace(made, jobs=(job("1", JobState.PENDING),))
+    assert not deep(waits, 1_600, Doings(), strict=True).admit, "Slurm would wake a node for it"
+
+
+def test_half_taken_nodes_count_with_what_is_left_of_them() -> None:
+    made = facts(*(job(str(number), power_w=450) for number in range(10)))
+    assert not moves(made, 6_000).admit, "ten halves of nodes are free, and the largest job may take a node"
+    assert moves(made, 9_990, strict=True).admit is False
+    assert moves(made, 10_000, strict=True).admit

@@ -152,6 +152,11 @@ class ManagedSlurm(SlurmPartition):
 class PoweredSlurm(ManagedSlurm):
     """Implements `NodePower` besides."""
 
+    @property
+    def node_off_w(self) -> int:
+        """What a node draws that is powered down."""
+        return self._options.node_off_w or 0
+
     async def power_down(self, nodes: Sequence[str]) -> Outcome:
         """Those of these nodes that are idle, by a listing of now, and only while the partition is closed."""
         by_s = asyncio.get_running_loop().time() + self._deadline_s
