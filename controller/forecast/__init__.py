@@ -61,7 +61,7 @@ def _price_part(name: str, market: Market, local: LocalTime) -> PricePart:
         case "persistence":
             return Persistence()
         case "day_ahead":
-            return DayAhead()
+            return DayAhead(market.plan_cap_usd_per_mwh)
         case "blended":
             return Blended(local, market.plan_cap_usd_per_mwh, market.sources)
         case _:

@@ -36,7 +36,7 @@ class Ambient:
         tail = series.values[-READ_DAYS * DAY_MS // series.step_ms :]
         first_ms = (known.at_ms - series.start_ms) // series.step_ms * series.step_ms + series.start_ms
         per_day = max(DAY_MS // series.step_ms, 1)
-        count = (int(starts[-1]) - first_ms) // series.step_ms // per_day * per_day + per_day
+        count = ((int(starts[-1]) - first_ms) // series.step_ms // per_day + 2) * per_day
         times = first_ms + np.arange(count, dtype=np.int64) * series.step_ms
         key = (first_ms, series.end_ms, series.step_ms, count, tail.tobytes())
         path = self._kept.get(key, lambda: ambient_path(known, times))

@@ -26,7 +26,7 @@ class Blended:
         self._full = WalkingRidge(Design(wanted, local), cap)
         self._spare = WalkingRidge(Design(wanted & {"hour"}, local), cap)
         """For hours whose day-ahead price is not known, and where a source has failed."""
-        self._unfitted = DayAhead()
+        self._unfitted = DayAhead(cap)
 
     @property
     def fitted(self) -> bool:

@@ -74,9 +74,11 @@ def at_times(series: Series, times_ms: I8) -> F8:
     values = series.values
     if not len(values):
         return np.full(times_ms.shape, np.nan)
-    out: F8 = values[np.clip(index, 0, len(values) - 1)]
+    out: F8 = values.take(index, mode="clip")
     outside = (index < 0) | (index >= len(values))
-    return np.where(outside, np.nan, out) if outside.any() else out
+    if outside.any():
+        out[outside] = np.nan
+    return out
 
 
 def days_before(series: Series, times_ms: I8, days: int) -> F8:

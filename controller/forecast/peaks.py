@@ -111,7 +111,7 @@ class PeakChance:
         load is known."""
         tail = load.values[-READ_DAYS * DAY_MS // load.step_ms :]
         per_day = DAY_MS // load.step_ms
-        count = max((last_ms - load.end_ms) // load.step_ms, 0) // per_day * per_day + per_day
+        count = (max(last_ms - load.end_ms, 0) // DAY_MS + 2) * per_day
         key = (load.end_ms, load.step_ms, count, tuple(self._odds), tail.tobytes())
         starts = load.end_ms + np.arange(count, dtype=np.int64) * load.step_ms
         return self._kept.get(
