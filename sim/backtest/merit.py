@@ -76,9 +76,11 @@ class Merit:
         self._cooling: list[float] = []
         self._bank_values: list[list[float]] = []
         self._kind_values: list[tuple[list[float], list[float]]] = []
-        self._cap = 0.0
+        self._cap = self._base_cap = 0.0
         self._hall: list[float] = []
         self._feeder: list[float] = []
+        self._base_hall: list[float] = []
+        self._base_feeder: list[float] = []
 
     def look(self, ambient_c: float | None, hashprice: float) -> None:
         """Take note of the weather and the hashprice; what follows from them is kept until they change."""
@@ -89,6 +91,7 @@ class Merit:
         self._cooling = [float(at_ambient(hall.limit_points, ambient_c)) for hall in self._site.halls]
         self._bank_values = [_bank_values(bank, hashprice, self._pue[bank.hall]) for bank in self._site.banks]
         self._kind_values = []
+        self._clear()
         for kind in self.kinds:
             plain = _kind_values(kind, self._pue[self._site.partitions[kind.partition].hall])
             self._kind_values.append((plain, [value * kind.stake for value in plain]))
@@ -105,7 +108,8 @@ class Merit:
         self, cap_mw: float, price: float, banks: list[int], on: list[int], locked: list[bool], wishes: list[Wish]
     ) -> Action:
         """The dispatch at `price`. `banks` are those that are wanted; locked ones are kept as they are."""
-        self._open(cap_mw)
+        self._cap = cap_mw + self._base_cap
+        self._hall, self._feeder = self._base_hall[:], self._base_feeder[:]
         bank_mw = [0.0] * len(self._site.banks)
         free = [partition.nodes for partition in self._site.partitions]
         groups: dict[tuple[int, bool], _Group] = {}
@@ -126,16 +130,17 @@ class Merit:
         self._levels([b for b in banks if not on[b] and not locked[b]], price, bank_mw, groups)
         return Action(np.array(bank_mw), _powers(groups), firm_mw)
 
-    def _open(self, cap_mw: float) -> None:
+    def _clear(self) -> None:
         """All the room there is, less what nobody decides about."""
         site = self._site
-        self._cap = cap_mw - site.base_load_mw - _MARGIN_MW
+        self._cap = -site.base_load_mw - _MARGIN_MW
         self._hall = [limit - _MARGIN_MW for limit in self._cooling]
         self._feeder = [feeder.limit_mw - _MARGIN_MW for feeder in site.feeders]
         for bank in site.banks:
             self._use(bank.feeder, bank.hall, bank.idle_mw)
         for partition in site.partitions:
             self._use(partition.feeder, partition.hall, partition.nodes * partition.node_idle_mw)
+        self._base_cap, self._base_hall, self._base_feeder = self._cap, self._hall, self._feeder
 
     def _must(
         self,
@@ -157,11 +162,13 @@ class Merit:
                 self._take_jobs([wish], wish.nodes, free, groups)
         if not site.firm_loads:
             return None
-        served = np.zeros(len(site.firm_loads))
+        served = [0.0] * len(site.firm_loads)
+        short = False
         for f in self._firm:
             load = site.firm_loads[f]
             served[f] = self._grant(load.feeder, load.hall, load.mw)
-        return None if all(served[f] >= load.mw for f, load in enumerate(site.firm_loads)) else served
+            short = short or served[f] < load.mw
+        return np.array(served) if short else None
 
     def _levels(
         self, starts: list[int], price: float, bank_mw: list[float], groups: dict[tuple[int, bool], _Group]
@@ -178,6 +185,8 @@ class Merit:
             pieces += [(-value, -1 - g, k) for k, value in enumerate(group.values) if value > price]
         pieces.sort()
         for _, who, k in pieces:
+            if self._cap <= _MARGIN_MW:
+                break
             if who < 0:
                 group = table[-1 - who]
                 part, levels = self._site.partitions[group.kind.partition], group.kind.level_mw
