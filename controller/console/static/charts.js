@@ -28,14 +28,15 @@ function Power({ past, ahead, now }) {
   const known = at.map((_, k) => metered[k] ?? sum(hash[k], hpc[k]));
   const xs = at.map((ms) => ms / 1000).concat(ahead.at.map((ms) => ms / 1000));
   const pad = ahead.at.map(() => null);
-  const top = (list) => list.map((v) => (v == null ? null : v / 1e6));
+  const [unit, size] = Math.max(...known, ...ahead.cap, 0) < 1e6 ? ["kW", 1e3] : ["MW", 1e6];
+  const top = (list) => list.map((v) => (v == null ? null : v / size));
   const lowHpc = top(hpc);
-  const midHash = at.map((_, k) => (hpc[k] == null && hash[k] == null ? null : sum(hpc[k], hash[k]) / 1e6));
+  const midHash = at.map((_, k) => (hpc[k] == null && hash[k] == null ? null : sum(hpc[k], hash[k]) / size));
   const all = top(known);
   const cap = top(past.cap).concat(top(ahead.cap));
   const plan = top(past.planned).concat(top(ahead.plan));
   const data = [xs, all.concat(pad), midHash.concat(pad), lowHpc.concat(pad), cap, plan];
-  return html`<${Plot} data=${data} now=${now} height=${210} label="MW" names=${["metered", "hash+hpc", "hpc", "cap", "plan"]}
+  return html`<${Plot} data=${data} now=${now} height=${210} label=${unit}
     make=${(css) => [
       { label: "meter", stroke: css("--rest"), fill: css("--rest"), width: 0 },
       { label: "hashing", stroke: css("--hash"), fill: css("--hash"), width: 0 },
@@ -49,7 +50,7 @@ function Price({ past, ahead, now }) {
   const xs = past.at.concat(ahead.at).map((ms) => ms / 1000);
   const even = (value) => xs.map(() => value ?? null);
   const data = [xs, past.price.concat(ahead.price), even(ahead.best), even(ahead.worst)];
-  return html`<${Plot} data=${data} now=${now} height=${130} label="USD/MWh" names=${["price", "best", "worst"]}
+  return html`<${Plot} data=${data} now=${now} height=${130} label="USD/MWh"
     make=${(css) => [
       { label: "price", stroke: css("--price"), width: 1.6, paths: uPlot.paths.stepped({ align: 1 }) },
       { label: "break-even, best bank", stroke: css("--soft"), width: 1.2, dash: [3, 4] },
@@ -65,28 +66,33 @@ function Plot({ data, now, height, label, make }) {
   useEffect(() => {
     const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
     const axis = { stroke: css("--soft"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false } };
+    const node = box.current;
+    if (!node) return undefined;
     const made = new uPlot(
       {
-        width: box.current.clientWidth,
+        width: node.clientWidth,
         height,
         cursor: { y: false, points: { show: false } },
         legend: { show: false },
         scales: { x: { time: true }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(high ?? 1, 0.001) * 1.08] } },
-        axes: [{ ...axis, size: 26 }, { ...axis, size: 58, label, labelSize: 14, labelFont: "11px system-ui" }],
-        series: [{}, ...make(css)],
+        axes: [
+          { ...axis, size: 26, space: 80, values: (_, ticks) => ticks.map((s) => clock(s * 1000).slice(0, 5)) },
+          { ...axis, size: 58, label, labelSize: 14, labelFont: "11px system-ui" },
+        ],
+        series: [{}, ...make(css).map((each) => ({ points: { show: false }, ...each }))],
         hooks: { draw: [(u) => drawNow(u, css("--ink"))] },
       },
       data,
-      box.current,
+      node,
     );
     plot.current = made;
-    const watch = new ResizeObserver(() => made.setSize({ width: box.current.clientWidth, height }));
-    watch.observe(box.current);
+    const watch = new ResizeObserver(() => made.setSize({ width: node.clientWidth, height }));
+    watch.observe(node);
     return () => {
       watch.disconnect();
       made.destroy();
     };
-  }, [scheme, height]);
+  }, [scheme, height, label]);
   useEffect(() => {
     const u = plot.current;
     if (!u) return;

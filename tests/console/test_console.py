@@ -1,0 +1,162 @@
+"""The console in a real Chromium against a running demo: live figures, an override from click to confirmed, both colour
+schemes without an accessibility finding, and a policy that lets nothing else in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytest.importorskip("playwright", reason="no playwright: install the dev extra")
+pytest.importorskip("axe_playwright_python", reason="no axe-playwright-python: install the dev extra")
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: install the package chromium")
+
+PATIENCE_MS = 60_000
+
+
+class Demo(NamedTuple):
+    """Where a running demo is."""
+
+    url: str
+    token: str
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Demo]:
+    command = [sys.executable, "-m", "cli.main", "demo", "--json", "--miners", "20", "--speed", "10", "--for", "8m"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        out = process.stdout
+        access = next(event["data"] for event in map(json.loads, out) if event.get("event") == "ready")
+        drain = threading.Thread(target=lambda: [None for _ in out], daemon=True)
+        drain.start()
+        yield Demo(access["url"].rstrip("/"), Path(access["token_file"]).read_text().strip())
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=40)
+        drain.join(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as play:
+        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Browser, demo: Demo) -> Iterator[Page]:
+    """The console, entered by the link; whatever goes wrong in the page fails the test."""
+    view = browser.new_page(viewport={"width": 1440, "height": 1200})
+    wrong: list[str] = []
+    view.on("pageerror", lambda error: wrong.append(str(error)))
+    view.on("console", lambda message: wrong.append(message.text) if _is_fault(message) else None)
+    view.goto(f"{demo.url}/#token={demo.token}")
+    expect(view.locator(".sentence")).to_contain_text("site at", timeout=PATIENCE_MS)
+    yield view
+    view.close()
+    assert wrong == []
+
+
+def _is_fault(message: ConsoleMessage) -> bool:
+    """A refused request is told by Chromium too, and is shown in the page."""
+    return message.type == "error" and "status of 422" not in message.text
+
+
+def test_the_page_shows_the_site_and_goes_on_by_itself(page: Page) -> None:
+    assert "token" not in page.url, "the token does not stay in the address"
+    expect(page.locator(".mode")).to_have_text("AUTO", timeout=PATIENCE_MS)
+    rows = page.locator(".banks tbody tr")
+    assert sorted(rows.locator("td:first-child").all_inner_texts()) == ["gpu", "hall-a", "hall-b", "hydro"]
+    expect(page.locator(".plot canvas")).to_have_count(2)
+    before = page.locator(".log tbody").inner_text()
+    expect(page.locator(".log tbody")).not_to_have_text(before, timeout=PATIENCE_MS)
+
+
+def test_every_chart_can_be_read_as_a_table(page: Page) -> None:
+    time.sleep(4)  # half a minute of the demo's time, for a first sample
+    page.get_by_role("button", name="Table").click()
+    table = page.locator(".axis table")
+    expect(table.locator("thead th")).to_have_text(["Time", "Metered", "Hashing", "HPC", "Cap", "Plan", "Price"])
+    page.get_by_role("button", name="Chart").click()
+    expect(page.locator(".plot canvas")).to_have_count(2)
+
+
+def test_an_override_goes_from_click_to_confirmed_at_the_meter_and_is_revoked(page: Page) -> None:
+    page.get_by_role("button", name="New override").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("What").select_option("lockout")
+    dialog.get_by_label("Of").select_option("bank:hall-a")
+    dialog.get_by_label("For minutes").fill("30")
+    dialog.get_by_label("Reason").fill("a fan is changed")
+    dialog.get_by_role("button", name="Preview").click()
+    expect(dialog.locator(".preview")).to_contain_text("MW)", timeout=PATIENCE_MS)
+    dialog.get_by_role("button", name="Impose").click()
+    row = page.locator(".overrides tbody tr", has_text="a fan is changed")
+    expect(row).to_contain_text("1 of 1 confirmed", timeout=PATIENCE_MS)
+    expect(page.locator(".mode")).to_contain_text("MANUAL")
+    bank = page.locator(".banks tbody tr", has_text="hall-a")
+    expect(bank).to_contain_text("idle")
+    expect(bank).to_contain_text("lockout")
+    row.get_by_role("button", name="+30 min").click()
+    expect(row).to_contain_text("59 min", timeout=PATIENCE_MS)
+    row.get_by_role("button", name="Revoke").click()
+    expect(row).to_have_count(0, timeout=PATIENCE_MS)
+
+
+def test_a_mistake_in_the_form_is_said_in_the_form(page: Page) -> None:
+    page.get_by_role("button", name="New override").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Megawatts").fill("-3")
+    dialog.get_by_label("Reason").fill("a slip")
+    dialog.get_by_role("button", name="Preview").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("value_w", timeout=PATIENCE_MS)
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_either_colour_scheme(page: Page, scheme: str) -> None:
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.get_by_role("button", name="New override").click()
+    for _ in range(2):  # with the dialog open, then closed
+        found = Axe().run(page)
+        told = [(each["id"], [node["target"] for node in each["nodes"]]) for each in found.response["violations"]]
+        assert told == []
+        page.keyboard.press("Escape")
+    shots = os.environ.get("WATTSHIFT_SCREENSHOTS")
+    if shots:
+        page.screenshot(path=str(Path(shots) / f"console-{scheme}.png"))
+
+
+def test_without_a_token_there_is_a_door_and_a_wrong_one_is_told(browser: Browser, demo: Demo) -> None:
+    view = browser.new_page()
+    view.goto(demo.url)
+    view.get_by_label("Token").fill("wrong")
+    view.get_by_role("button", name="Enter").click()
+    expect(view.get_by_role("alert")).to_contain_text("bearer token", timeout=PATIENCE_MS)
+    view.close()
+
+
+def test_the_policy_lets_nothing_else_in(demo: Demo) -> None:
+    with urllib.request.urlopen(demo.url + "/", timeout=10) as answer:  # noqa: S310  http, loopback
+        policy = answer.headers["Content-Security-Policy"]
+        body = answer.read().decode()
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in body
