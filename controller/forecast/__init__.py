@@ -16,11 +16,13 @@ from controller.forecast.localtime import LocalTime, local_time
 from controller.forecast.peaks import PeakChance
 from controller.forecast.persistence import Persistence
 from controller.forecast.spikes import SpikeChance
+from controller.forecast.trees import Trees
 
 FORECASTS: Final = {
     "persistence": "the present price, fading into the last week's usual price of the hour",
     "day_ahead": "the day-ahead price as the shape, shifted by what real time shows now",
     "blended": "a price model fitted on the past: the last prices, day-ahead, the hour",
+    "trees": "blended, with boosted trees beside it for the next hour (extra `forecast`, slow)",
 }
 
 
@@ -44,7 +46,8 @@ class Market:
 
 
 def forecast(name: str, market: Market | None = None) -> Forecast:
-    """A forecast by its name in `FORECASTS`, not yet fitted. Raises `ValueError` for a name that is none."""
+    """A forecast by its name in `FORECASTS`, not yet fitted. Raises `ValueError` for a name that is none, and
+    `ImportError` for "trees" without its extra."""
     market = market or Market()
     local = local_time(market.timezone)
     return Composite(
@@ -64,5 +67,7 @@ def _price_part(name: str, market: Market, local: LocalTime) -> PricePart:
             return DayAhead(market.plan_cap_usd_per_mwh)
         case "blended":
             return Blended(local, market.plan_cap_usd_per_mwh, market.sources)
+        case "trees":
+            return Trees(local, market.plan_cap_usd_per_mwh)
         case _:
             raise ValueError(f"no forecast is called {name!r}; there are: {', '.join(FORECASTS)}")
