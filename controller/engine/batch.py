@@ -11,6 +11,7 @@ import numpy as np
 from contract.units import MS_PER_HOUR
 from controller.engine.carry import Carry, pack, unpack
 from controller.engine.optimiser.layout import (
+    F8,
     I4,
     LEVELS,
     OFF,
@@ -112,9 +113,16 @@ def carried_on(p: Problem, starts: Sequence[Start]) -> tuple[Duals, Before]:
             now, then = np.array(start.units).T
             phase[unit0 + now] = start.carry.phase[then][:, start.step]
             duals.job[unit0 + now] = start.carry.work_price[then]
+        fresh = set(range(unit0, p.sites.unit_from[s + 1])) - {int(unit0) + n for n, _ in start.units}
         if start.rows:
             now, then = np.array(start.rows).T
-            duals.row[row0 + now] = start.carry.row_price[then][:, start.step]
+            was = start.carry.row_price[then][:, start.step]
+            # What the last megawatt is worth stays, so a limit's price gives way to the energy's as that changes.
+            moved = was + start.carry.price[start.step] - p.sites.price[s]
+            duals.row[row0 + now] = np.where(was > 0.0, np.maximum(moved, 0.0), 0.0)
+        for n in sorted(fresh):
+            if np.isfinite(p.units.work_h[n]):
+                _price_work(p, n, duals)
     np.minimum(duals.job, p.units.work_usd, out=duals.job)
     np.minimum(duals.row, p.rows.penalty[:, None], out=duals.row)
     power = np.where(phase == RUN, p.units.level_mw[:, -1:], p.units.level_mw[:, :1])
@@ -122,17 +130,71 @@ def carried_on(p: Problem, starts: Sequence[Start]) -> tuple[Duals, Before]:
     return duals, Before(np.arange(STEPS, dtype=np.int32), power, phase)
 
 
-def left_of(posed: Posed, made: Plan, units: slice, rows: slice, site: int) -> str:
+def from_nothing(p: Problem) -> Duals:
+    """The prices a cold plan begins with: at the main meter what merit order would pay for its last megawatt, and for a
+    job's work what its dearest hour costs. A descent from zero stays far from its bound where work has time to spare.
+    """
+    duals = no_duals(len(p.rows.penalty), len(p.units.idle_mw), len(p.sites.price), STEPS)
+    u = p.units
+    batch = np.isfinite(u.work_h)
+    share = np.where(batch, np.minimum(u.work_h / np.maximum(u.open @ GRID.hours, 1e-9), 1.0), 1.0)
+    full_mw = u.level_mw[:, -1] * u.meter_share
+    worth = np.maximum(u.level_usd_h[:, -1], u.work_usd) / np.maximum(full_mw, 1e-9)
+    for s in range(len(p.sites.price)):
+        row0, row1 = p.sites.row_from[s : s + 2]
+        if row0 < row1:
+            _price_meter(p, s, row0, worth, full_mw * share, duals)
+    for n in np.flatnonzero(batch):
+        _price_work(p, int(n), duals)
+    return duals
+
+
+def _price_meter(p: Problem, s: int, row: int, worth: F8, mw: F8, duals: Duals) -> None:
+    """The first row's price where it binds: what the last unit that fits it is worth, less the energy's price."""
+    units = np.arange(p.sites.unit_from[s], p.sites.unit_from[s + 1])
+    units = units[np.isin(units, _owners(p)[p.units.rows == row])]
+    if not len(units):
+        return
+    order = units[np.argsort(-worth[units], kind="stable")]
+    last = np.searchsorted(np.cumsum(mw[order]), p.rows.cap[row], side="left")
+    dearest = np.append(worth[order], 0.0)[last]
+    duals.row[row] = np.clip(dearest - p.sites.price[s], 0.0, p.rows.penalty[row])
+
+
+def _price_work(p: Problem, n: int, duals: Duals) -> None:
+    """What an hour of a job's work is worth beyond the dearest of the hours that it needs, limits priced in."""
+    u = p.units
+    mw = u.level_mw[n, -1]
+    s = int(np.searchsorted(p.sites.unit_from, n, side="right")) - 1
+    cost = p.sites.price[s] * u.meter_share[n] * mw
+    for k in range(u.row_from[n], u.row_from[n + 1]):
+        cost = cost + duals.row[u.rows[k]] * (u.weight[k] * mw + u.on_weight[k])
+    steps = np.flatnonzero(u.open[n])
+    if not len(steps):
+        return
+    order = steps[np.argsort(cost[steps], kind="stable")]
+    needed = min(int(np.searchsorted(np.cumsum(GRID.hours[order]), u.work_h[n] - 1e-9)), len(order) - 1)
+    duals.job[n] = min(max(0.0, float(u.work_usd[n] - cost[order[needed]])), float(u.work_usd[n]))
+
+
+def _owners(p: Problem) -> I4:
+    """(as `rows`) whose entry each is."""
+    return np.repeat(np.arange(len(p.units.idle_mw), dtype=np.int32), np.diff(p.units.row_from))
+
+
+def left_of(posed: Posed, made: Plan, units: slice, rows: slice, site: int, gap: float) -> str:
     """What the next plan begins with."""
     return pack(
         Carry(
             at_ms=posed.site.at_ms,
+            gap=gap,
             guess=min(1.0, max(0.0, float(made.duals.guess[site]))),
             units=tuple(unit.key for unit in posed.units),
             rows=tuple(row.key for row in posed.rows),
             work_price=made.duals.job[units],
             phase=made.phase[units],
             row_price=made.duals.row[rows],
+            price=posed.price,
         )
     )
 

@@ -28,6 +28,8 @@ class Carry:
     """What was left, by name. The grid is counted from `at_ms`."""
 
     at_ms: int
+    gap: float
+    """How far below its bound the plan may have been, as a share of it."""
     guess: float
     """How far below the bound, as a share of it, the best value was thought to be."""
     units: tuple[str, ...]
@@ -38,6 +40,8 @@ class Carry:
     """(units, steps)"""
     row_price: F8
     """(rows, steps) USD/MWh."""
+    price: F8
+    """(steps,) USD/MWh that was planned with."""
 
 
 def pack(carry: Carry) -> str:
@@ -45,6 +49,7 @@ def pack(carry: Carry) -> str:
     head = {
         "v": VERSION,
         "at": carry.at_ms,
+        "gap": carry.gap,
         "guess": round(carry.guess, 9),
         "units": carry.units,
         "rows": carry.rows,
@@ -53,7 +58,7 @@ def pack(carry: Carry) -> str:
     text = json.dumps(head, separators=(",", ":"), ensure_ascii=True).encode()
     body = b"".join(
         (text, b"\n", carry.work_price.astype("<f4").tobytes(), carry.row_price.astype("<f4").tobytes(),
-         carry.phase.tobytes())
+         carry.price.astype("<f4").tobytes() if carry.rows else b"", carry.phase.tobytes())
     )  # fmt: skip
     return b64encode(zlib.compress(body, _LEVEL)).decode("ascii")
 
@@ -70,17 +75,22 @@ def unpack(text: str, steps: int) -> Carry | None:
         if head["v"] != VERSION or head["steps"] != steps:
             return None
         units, rows = tuple(map(str, head["units"])), tuple(map(str, head["rows"]))
-        at_ms, guess = int(head["at"]), float(head["guess"])
+        at_ms, gap, guess = int(head["at"]), float(head["gap"]), float(head["guess"])
     except (binascii.Error, zlib.error, ValueError, KeyError, TypeError, OverflowError):
         return None
-    ends = np.cumsum([4 * len(units), 4 * len(rows) * steps, len(units) * steps])
+    ends = np.cumsum([4 * len(units), 4 * len(rows) * steps, 4 * steps if rows else 0, len(units) * steps])
     if len(rest) != ends[-1]:
         return None
     work_price = np.frombuffer(rest[: ends[0]], "<f4").astype(np.float64)
     row_price = np.frombuffer(rest[ends[0] : ends[1]], "<f4").astype(np.float64).reshape(len(rows), steps)
-    phase = np.frombuffer(rest[ends[1] :], np.uint8).reshape(len(units), steps)
-    sound = bool(np.isfinite(work_price).all() and np.isfinite(row_price).all()) and 0.0 <= guess <= 1.0
+    price = np.frombuffer(rest[ends[1] : ends[2]], "<f4").astype(np.float64)
+    phase = np.frombuffer(rest[ends[2] :], np.uint8).reshape(len(units), steps)
+    sound = (
+        all(bool(np.isfinite(each).all()) for each in (work_price, row_price, price))
+        and 0.0 <= guess <= 1.0
+        and gap >= 0.0
+    )
     sound = sound and bool((work_price >= 0.0).all() and (row_price >= 0.0).all() and (phase <= RUN).all())
     if not sound:
         return None
-    return Carry(at_ms, guess, units, rows, work_price, phase, row_price)
+    return Carry(at_ms, gap, guess, units, rows, work_price, phase, row_price, price)

@@ -251,6 +251,8 @@ def _heed_job(lot: Lot, job: Job, planned: JobWish) -> None:
         if not lot.wanted:
             lot.wanted = True
             lot.ahead = Ahead(AheadKind.JOB, job.id, job.deadline_ms, planned.until_ms)
+    elif lot.wanted and planned.may:
+        lot.rank = Rank.PLANNED_JOB
     elif lot.wanted and (job.state is not JobState.RUNNING or job.deadline_ms is not None):
         lot.put_off_w = job.power_w
         lot.ahead = Ahead(AheadKind.WAIT, job.id, job.deadline_ms, planned.until_ms)

@@ -314,7 +314,7 @@ _AHEAD: Final[dict[AheadKind, Callable[[Group, Ahead], str]]] = {
 _FALLBACKS: Final = {
     "outlook_unknown": "by the price of now alone, for no outlook of prices is known",
     "too_large": "by the price of now alone, for the site has too many units to plan",
-    "gap": "by the price of now alone, for no plan was found near enough to its bound",
+    "plan_worse": "by the price of now alone, for no plan was found that earns more",
 }
 """What is said where merit order decided in a plan's place; an unknown price is told by the banks themselves."""
 _ONE_CLAUSE: Final = frozenset(_CLAUSES) & {

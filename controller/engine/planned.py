@@ -11,36 +11,43 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from contract.messages import Job
+from contract.messages import Job, JobState
 from contract.units import MS_PER_HOUR, W_PER_MW
 from controller.engine import economics
-from controller.engine.batch import Start, begin, carried_on, left_of, problem
+from controller.engine.batch import Start, begin, carried_on, from_nothing, left_of, problem
 from controller.engine.economics import Dispatch, Late
 from controller.engine.facts import Site, Steering
 from controller.engine.model import PlanNote
 from controller.engine.optimiser import solver
-from controller.engine.optimiser.layout import OFF, RUN, U1, Problem
+from controller.engine.optimiser.layout import OFF, RUN, Problem
 from controller.engine.optimiser.solver import Plan
 from controller.engine.outlook import PricePaths
 from controller.engine.pose import GRID, STEPS, Posed, TooLargeError, Unit, due_and_left_h, pose
 from controller.engine.rules import Envelope
+from controller.engine.second import worth_of
 from controller.engine.wish import BankWish, JobWish, Wish
 
 WARM_ITERATIONS: Final = 3
 COLD_ITERATIONS: Final = 120
-SWEEPS: Final = 2
+WARM_SWEEPS: Final = 2
+COLD_SWEEPS: Final = 6
 ENOUGH: Final = 1e-3
 """A plan this near to its bound, as a share of it, is left as it is."""
 RETRY_GAP: Final = 0.01
-"""A plan carried on that is further off is made anew from nothing."""
-TRUST_GAP: Final = 0.05
-"""And one that is still further off than this is not followed."""
+RETRY_WORSE: Final = 1.5
+"""A plan carried on that is further off, and so much further than it was, is made anew from nothing; the better of the
+two is kept. Where jobs come whole a gap may never close."""
+TRUST_GAP: Final = 0.02
+"""A plan that is further off than this is held against merit order's first minute, planned on from."""
+WORSE_SHARE: Final = 1e-3
+GAP_MAX: Final = 1e6
 
 NO_PRICE: Final = "price_unknown"
 NO_OUTLOOK: Final = "outlook_unknown"
 TOO_LARGE: Final = "too_large"
-GAP: Final = "gap"
+WORSE: Final = "plan_worse"
 """Why merit order decided in the plan's place."""
 
 Case = tuple[Site, Envelope]
@@ -68,7 +75,7 @@ def wishes(cases: Sequence[Case]) -> list[Wish | str]:
             out.append(NO_OUTLOOK)
         else:
             out.append(found)
-    for place, wish in _planned(posed):
+    for place, wish in _planned(posed, cases):
         out[place] = wish
     return out
 
@@ -88,67 +95,107 @@ def _pose(site: Site, envelope: Envelope, prices: PricePaths) -> Posed | Wish | 
     return found if found.units else Wish()
 
 
-def _planned(posed: Sequence[tuple[int, Posed]]) -> list[tuple[int, Wish | str]]:
-    """Plan all of them: those with a plan to carry on, then those without and those it served badly."""
+def _planned(posed: Sequence[tuple[int, Posed]], cases: Sequence[Case]) -> list[tuple[int, Wish | str]]:
+    """Plan all of them: those with a plan to carry on, then those without and those it now serves worse."""
     starts = [(place, one, begin(one)) for place, one in posed]
-    done: list[tuple[int, Wish | str]] = []
-    cold = [(place, one) for place, one, start in starts if start is None]
-    warm = [(place, one, start) for place, one, start in starts if start is not None]
-    for place, one, read in _solve([(place, one, start) for place, one, start in warm]):
-        if read.gap > RETRY_GAP:
-            cold.append((place, one))
-        else:
-            done.append((place, read))
-    for place, _, read in _solve([(place, one, None) for place, one in cold]):
-        done.append((place, read if read.gap <= TRUST_GAP else GAP))
-    return done
+    cold = [(place, one, None) for place, one, start in starts if start is None]
+    last_gap = {place: start.carry.gap for place, _, start in starts if start is not None}
+    found: dict[int, tuple[Posed, Wish]] = {}
+    for place, one, wish in _solve([each for each in starts if each[2] is not None]):
+        found[place] = one, wish
+        if wish.gap > max(RETRY_GAP, RETRY_WORSE * last_gap[place]):
+            cold.append((place, one, None))
+    for place, one, wish in _solve(cold):
+        if place not in found or wish.profit_usd > found[place][1].profit_usd:
+            found[place] = one, wish
+    return [(place, _checked(one, cases[place][1], wish)) for place, (one, wish) in found.items()]
+
+
+def _checked(one: Posed, envelope: Envelope, wish: Wish) -> Wish | str:
+    """The wish, unless it is not proven good and merit order's first minute is the better begin."""
+    if wish.gap <= TRUST_GAP:
+        return wish
+    worth_usd = worth_of(one, economics.dispatch(one.site, envelope))
+    return wish if wish.profit_usd >= worth_usd - WORSE_SHARE * abs(worth_usd) else WORSE
 
 
 def _solve(starts: Sequence[tuple[int, Posed, Start | None]]) -> list[tuple[int, Posed, Wish]]:
     """Plan sites that are all warm, or all cold."""
     if not starts:
         return []
-    p = problem([one for _, one, _ in starts])
+    sites = [one for _, one, _ in starts]
+    p = problem(sites)
     if starts[0][2] is None:
-        made = solver.plan(p, iterations=COLD_ITERATIONS, sweeps=SWEEPS, enough=ENOUGH)
+        made = solver.plan(p, from_nothing(p), iterations=COLD_ITERATIONS, sweeps=COLD_SWEEPS, enough=ENOUGH)
     else:
         duals, before = carried_on(p, [start for _, _, start in starts if start is not None])
-        made = solver.plan(p, duals, before, iterations=WARM_ITERATIONS, sweeps=SWEEPS, enough=ENOUGH)
-    return [(place, one, _read(p, made, s, one)) for s, (place, one, _) in enumerate(starts)]
+        made = solver.plan(p, duals, before, iterations=WARM_ITERATIONS, sweeps=WARM_SWEEPS, enough=ENOUGH)
+    return [(place, one, wish) for (place, one, _), wish in zip(starts, _read(p, made, sites), strict=True)]
 
 
-def _read(p: Problem, made: Plan, s: int, one: Posed) -> Wish:
-    """The first minute of a site's plan."""
-    units, rows = slice(*p.sites.unit_from[s : s + 2]), slice(*p.sites.row_from[s : s + 2])
-    wish = Wish(gap=_gap(p, made, s, units), carry=left_of(one, made, units, rows, s))
-    phase, power = made.phase[units], made.power_mw[units]
-    for unit, path, mw in zip(one.units, phase, power, strict=True):
-        runs = bool(path[0] != OFF)
-        turns = np.flatnonzero((path != OFF) != runs)
-        until_ms = one.site.at_ms + round(GRID.edge_h[turns[0]] * MS_PER_HOUR) if len(turns) else None
-        if unit.job is not None:
-            wish.jobs[unit.bank, unit.job.id] = JobWish(runs, until_ms)
-            _note_late(wish, one, unit, path)
-        elif not unit.locked:
-            target_w = round(float(mw[np.argmax(path == RUN)]) * W_PER_MW) if runs else 0
-            wish.banks[unit.bank] = BankWish(max(target_w, unit.least_w) if runs else 0, unit.least_w, until_ms)
-    return wish
+def _read(p: Problem, made: Plan, sites: Sequence[Posed]) -> list[Wish]:
+    """The first minute of every site's plan."""
+    on = made.phase != OFF
+    turns = on != on[:, :1]
+    turn_h = np.where(turns.any(axis=1), GRID.edge_h[turns.argmax(axis=1)], np.inf).tolist()
+    runs = on[:, 0].tolist()
+    run = made.phase == RUN
+    first_mw = np.take_along_axis(made.power_mw, run.argmax(axis=1)[:, None], axis=1)[:, 0].tolist()
+    out, n = [], 0
+    for s, one in enumerate(sites):
+        units, rows = slice(*p.sites.unit_from[s : s + 2]), slice(*p.sites.row_from[s : s + 2])
+        gap = _gap(p, made, s, units)
+        carry = left_of(one, made, units, rows, s, gap)
+        wish = Wish(gap=gap, profit_usd=float(made.profit_usd[s]), carry=carry)
+        for unit in one.units:
+            until_ms = one.site.at_ms + round(turn_h[n] * MS_PER_HOUR) if turn_h[n] < np.inf else None
+            if unit.job is not None:
+                waits = runs[n] or _worth_waiting(p, made, one, n, up=unit.job.state is JobState.RUNNING)
+                if waits is not None:
+                    wish.jobs[unit.bank, unit.job.id] = JobWish(runs[n], until_ms, may=not waits)
+                _note_late(wish, one, unit, run[n])
+            elif not unit.locked:
+                target_w = max(round(first_mw[n] * W_PER_MW), unit.least_w) if runs[n] else 0
+                wish.banks[unit.bank] = BankWish(target_w, unit.least_w, until_ms)
+            n += 1
+        out.append(wish)
+    return out
+
+
+def _worth_waiting(p: Problem, made: Plan, one: Posed, n: int, *, up: bool) -> bool | None:
+    """Whether the hours that a job is planned in are cheaper than now, or for one that is still to start than those
+    straight from now on, limits priced in, by more than the hysteresis band. None where it is not planned at all."""
+    u = p.units
+    runs = made.phase[n] == RUN
+    if not np.isfinite(u.work_h[n]):
+        return True
+    if not runs.any():
+        return None
+    cost = one.price * u.meter_share[n]
+    for k in range(u.row_from[n], u.row_from[n + 1]):
+        cost = cost + made.duals.row[u.rows[k]] * u.weight[k]
+    first = np.clip(u.work_h[n] - GRID.edge_h[:-1], 0.0, GRID.hours)
+    at_once = float(cost @ first / first.sum())
+    planned = float(cost[runs] @ GRID.hours[runs] / GRID.hours[runs].sum())
+    dearest = float(cost[0]) if up else max(at_once, float(cost[0]))
+    return dearest - planned > one.site.params.hysteresis_usd_per_mwh * float(u.meter_share[n])
 
 
 def _gap(p: Problem, made: Plan, s: int, units: slice) -> float:
-    """The certified gap as a share of the bound, or of a hundredth of all that the units could earn where the bound is
-    nearly nothing."""
+    """The certified gap as a share of the bound, or of a tenth of all that the units could earn where that is more: a
+    site that only just pays is not planned badly for a few dollars."""
     usd_h = np.maximum(p.units.level_usd_h[units, -1], p.units.work_usd[units]).sum()
-    scale = max(abs(float(made.bound_usd[s])), 0.01 * float(usd_h) * float(GRID.edge_h[-1]), 1e-6)
-    return round(max(0.0, float(made.bound_usd[s] - made.profit_usd[s])) / scale, 6)
+    scale = max(abs(float(made.bound_usd[s])), 0.1 * float(usd_h) * float(GRID.edge_h[-1]), 1e-6)
+    gap = float(made.bound_usd[s] - made.profit_usd[s]) / scale
+    return round(min(max(0.0, gap), GAP_MAX), 6) if np.isfinite(gap) else GAP_MAX
 
 
-def _note_late(wish: Wish, one: Posed, unit: Unit, path: U1) -> None:
+def _note_late(wish: Wish, one: Posed, unit: Unit, runs: NDArray[np.bool_]) -> None:
     """A batch job whose work the plan does not get done in time, by more than the coarseness of its steps."""
     if unit.job is None or unit.due_h > GRID.edge_h[-1]:
         return
     _, left_h = due_and_left_h(one.site, unit.job)
-    done_h = float(GRID.hours[path == RUN].sum())
+    done_h = float(GRID.hours[runs].sum())
     step = min(int(np.searchsorted(GRID.edge_h, unit.due_h, side="right")), STEPS) - 1
     if left_h is not None and done_h + float(GRID.hours[max(step, 0)]) < left_h:
         wish.late.append((unit.bank, unit.job, "limits, or what earns more, leave it too little time"))

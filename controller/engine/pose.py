@@ -284,7 +284,8 @@ def _bank_figures(site: Site, bank: Bank, bounds: Bounds, unit: Unit, mean_usd: 
     powers = _four(bank, unit.least_w, unit.most_w)
     mw = [w / W_PER_MW for w in powers]
     hashprice = site.hashprice or 0.0
-    usd_h = [value.hash_revenue_usd_per_h(hashprice, value.hashrate_ghs(bank.segments, w)) for w in powers]
+    earns = {w: value.hash_revenue_usd_per_h(hashprice, value.hashrate_ghs(bank.segments, w)) for w in set(powers)}
+    usd_h = [earns[w] for w in powers]
     on = bank.up_w > idle_w
     boot_h = plate.start_delay_ms / MS_PER_HOUR
     min_up_h, min_down_h = plate.min_up_ms / MS_PER_HOUR, plate.min_down_ms / MS_PER_HOUR
@@ -296,7 +297,7 @@ def _bank_figures(site: Site, bank: Bank, bounds: Bounds, unit: Unit, mean_usd: 
     unit.locked = locked_h > 0.0
     share = plate.pue_milli / 1_000.0
     wear_usd = plate.start_cost_usd * (unit.most_w / max(plate.rated_w, 1))
-    boot_usd = max(0.0, mean_usd) * mw[-1] * share * min(boot_h, 1.0)
+    boot_usd = max(0.0, mean_usd) * (mw[-1] - mw[0]) * share * min(boot_h, 1.0)  # the plan boots at its least power
     start_usd = wear_usd + boot_usd + _unrest_usd(site, mw[-1] * share)
     return (
         *mw, *usd_h, 0.0, idle_w / W_PER_MW, share, start_usd, boot_h, min_up_h, min_down_h, np.inf, 0.0, 0.0,

@@ -62,6 +62,8 @@ class JobWish:
 
     run: bool
     until_ms: int | None
+    may: bool = False
+    """It is planned for later, but nothing is gained by waiting."""
 
 
 @dataclass(slots=True)
@@ -72,6 +74,8 @@ class Wish:
     jobs: dict[tuple[int, str], JobWish] = field(default_factory=dict)
     gap: float = 0.0
     """How far below its proven bound the plan may be, as a share of it."""
+    profit_usd: float = 0.0
+    """Over the horizon."""
     carry: str = ""
     late: list[tuple[int, Job, str]] = field(default_factory=list)
     """Jobs that will not be done in time: the bank's place, the job, and why."""
