@@ -41,7 +41,7 @@ class Resolution:
 
     banks: Mapping[str, tuple[Claim, ...]]
     superseded: Mapping[str, Claim]
-    """Those that stand nowhere, by id, with one of the claims that overrule them."""
+    """Those that stand nowhere, by id, with one of the claims that overrule them, of their own kind where one is."""
 
     def conflicts(self, key: str) -> list[Claim]:
         """What one override overrules or clamps elsewhere, and what does so to it: each other override once."""
@@ -62,11 +62,13 @@ def resolve(plate: Nameplate, overrides: Iterable[Imposed]) -> Resolution:
         bank.id: _on_bank(bank, [each for each in ranked if bank.id in covers[each.id]], plate) for bank in plate.banks
     }
     standing = {c.override.id for claims in banks.values() for c in claims if c.stands is not Stands.OVERRULED}
+    kinds = {each.id: each.kind for each in ranked}
     superseded: dict[str, Claim] = {}
     for claims in banks.values():
         for claim in claims:
-            if claim.override.id not in standing:
-                superseded.setdefault(claim.override.id, claim)
+            its_kind = claim.by is not None and kinds[claim.by] is claim.override.kind
+            if claim.override.id not in standing and (its_kind or claim.override.id not in superseded):
+                superseded[claim.override.id] = claim
     return Resolution(banks, superseded)
 
 

@@ -91,7 +91,7 @@ class RevokeQuery(Query):
 
 class OverridesQuery(Query):
     site: Name | None = None
-    state: OverrideState | Literal["standing", "all"] = "standing"
+    state: Literal["standing", "all", "scheduled", "active", "superseded", "expired", "revoked"] = "standing"
     """`standing`: scheduled, active and superseded ones."""
 
 

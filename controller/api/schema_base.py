@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any, Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from contract.units import PowerW
 
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400, allow_inf_nan=False, strict=True)]
 Notice = Annotated[float, Field(ge=0, le=366 * 86_400, allow_inf_nan=False, strict=True)]
 Watts = Annotated[PowerW, Field(strict=True)]
-Moment = Annotated[AwareDatetime, Field(strict=True)]
-"""Strict: a bare number would be taken for seconds or milliseconds by its size."""
+
+
+def _written_out(value: Any) -> Any:
+    """A bare number would be taken for seconds or milliseconds by its size, in a string too."""
+    if not isinstance(value, str) or not _DATE.match(value):
+        raise PydanticCustomError("moment", "Input should be an ISO 8601 moment, such as 2026-01-31T18:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 
 class In(BaseModel):

@@ -3,71 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession
 
-from contract.messages import BankReceipt, Receipt, ReceiptState, Status
+from contract.messages import BankReceipt, Receipt, ReceiptState
 from contract.reasons import ReceiptReason
 from controller.api.app import create_app
-from controller.app import Controller
-from controller.config import ControllerConfig
-from controller.daemon import serve
-from controller.journal.base import EventRecord, Journal
-from controller.journal.memory import MemoryJournal
+from controller.journal.base import EventRecord
 from controller.journal.sql import SqlJournal
-from tests.controller.kit import BASE_W, RATED_W, StubBus, StubClock, make_controller, plate, report, stop, until
-
-TOKEN = "0123456789abcdef0123456789abcdef"
-GOOD = {"Authorization": f"Bearer {TOKEN}"}
-
-
-class Stand:
-    """A controller that runs, its bus in hand, its API on a port."""
-
-    def __init__(
-        self, controller: Controller, bus: StubBus, clock: StubClock, session: ClientSession, base: str
-    ) -> None:
-        self.controller = controller
-        self.bus = bus
-        self.clock = clock
-        self._session = session
-        self.base = base
-
-    async def call(self, method: str, path: str, body: Any = None, **more: Any) -> tuple[int, Any, Any]:
-        """Status, body (JSON where it is), headers."""
-        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        headers = more.pop("headers", GOOD)
-        async with self._session.request(method, self.base + path, data=data, headers=headers) as response:
-            text = await response.text()
-            is_json = response.content_type.endswith("json")
-            return response.status, json.loads(text) if is_json else text, response.headers
-
-    def join(self, *sites: str) -> None:
-        for site in sites:
-            self.bus.deliver(Status(site=site, boot="b1", online=True), plate(site), report(site))
-
-
-@asynccontextmanager
-async def standing(journal: Journal | None = None, **config: Any) -> AsyncIterator[Stand]:
-    bus, clock = StubBus(), StubClock()
-    http = {"listen": "127.0.0.1:0"} | config.pop("http", {})
-    settings = ControllerConfig.model_validate({"http": http} | config)
-    controller = make_controller(bus, clock, config=settings, journal=journal or MemoryJournal())
-    runner, port = await serve(controller, TOKEN)
-    task = asyncio.ensure_future(controller.run())
-    await bus.up.wait()
-    try:
-        async with ClientSession() as session:
-            yield Stand(controller, bus, clock, session, f"http://127.0.0.1:{port}")
-    finally:
-        await stop(task)
-        await runner.cleanup()
+from tests.controller.api.stand import TOKEN, Stand, standing
+from tests.controller.kit import BASE_W, RATED_W, report, until
 
 
 @pytest.fixture
