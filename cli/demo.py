@@ -104,6 +104,9 @@ def _print_access(demo: Demo) -> None:
     console = Console(highlight=False)
     sites = ", ".join(site.kit.plan.id for site in demo.sites)
     console.print(f"[bold]Wattshift demo[/bold]: sites {sites}; {demo.options.speed:g} times faster than life.")
+    token = demo.token_file.read_text(encoding="utf-8").strip()
+    console.print("The console, in a browser:", style="dim")
+    console.print(f"  {demo.url}/#token={token}", markup=False, soft_wrap=True)
     console.print("In another terminal:", style="dim")
     for line in (
         f"export WATTSHIFT_URL={demo.url} WATTSHIFT_TOKEN_FILE={demo.token_file}",
