@@ -7,7 +7,6 @@ waits a while; it is tuned on the history, on the plant itself. All obey limits,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -36,14 +35,10 @@ class Thresholds:
     """See `PeakWatch`."""
 
 
-GRID: Final[tuple[tuple[str, Sequence[float]], ...]] = (
-    ("stop", (0.8, 1.2, 1.5)),
-    ("start", (0.7, 0.85)),
-    ("wait", (2, 4)),
-    ("watch", (0.95, 0.985)),
-    ("stop", (0.9, 1.1, 1.3)),
-)
-"""Tuned one after the other from the plain break-even rule, each kept where it earns more on the history."""
+BANDS: Final = ((1.1, 0.95), (1.25, 0.85), (1.5, 0.7), (0.9, 0.75))
+WAITS: Final = (1,)
+WATCHES: Final = (0.955, 0.98)
+"""What is tried one after the other, each kept where it earns more on the history; the plain break-even rule first."""
 
 
 class _Threshold:
@@ -139,24 +134,29 @@ class HysteresisPolicy(_Threshold):
 
 
 def tuned(site: Site, history: Timeline, lag: int) -> Thresholds:
-    """The thresholds that earn most on a history, by coordinate search over `GRID`."""
+    """The thresholds that earn most on a history: first the band, then the wait, then the watch for peaks."""
     best = Thresholds()
     most = _earned(best, site, history, lag)
-    for field, values in GRID:
-        if field == "watch" and (history.load_mw is None or not site.energy.peak_months):
+    for refine in (_bands, _waits, _watches):
+        if refine is _watches and (history.load_mw is None or not site.energy.peak_months):
             continue
-        for value in values:
-            tried = _with(best, field, value)
-            if tried.start > tried.stop:
-                continue
+        for tried in refine(best):
             usd = _earned(tried, site, history, lag)
             if usd > most:
                 best, most = tried, usd
     return best
 
 
-def _with(rules: Thresholds, field: str, value: float) -> Thresholds:
-    return replace(rules, wait=int(value)) if field == "wait" else replace(rules, **{field: value})  # type: ignore[arg-type]
+def _bands(rules: Thresholds) -> list[Thresholds]:
+    return [replace(rules, stop=stop, start=start) for stop, start in BANDS]
+
+
+def _waits(rules: Thresholds) -> list[Thresholds]:
+    return [replace(rules, wait=wait) for wait in WAITS]
+
+
+def _watches(rules: Thresholds) -> list[Thresholds]:
+    return [replace(rules, watch=watch) for watch in WATCHES]
 
 
 def _earned(thresholds: Thresholds, site: Site, history: Timeline, lag: int) -> float:
