@@ -43,7 +43,7 @@ format: setup  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
 
 bench: setup system-packages  ## every benchmark, short form; each prints one JSON object as its last line
-	@for name in poll shed latency ingest; do echo "== bench.$$name"; $(BIN)/python -m bench.$$name $(ARGS) || exit 1; done
+	@for name in poll shed latency ingest ops; do echo "== bench.$$name"; $(BIN)/python -m bench.$$name $(ARGS) || exit 1; done
 
 clean:  ## remove .venv and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

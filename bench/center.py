@@ -28,6 +28,7 @@ class Center:
     process: Child
     base: str
     """Where its HTTP API stands."""
+    token: str = _TOKEN
 
     def session(self) -> aiohttp.ClientSession:
         """A client that connects anew for every request, as a grid operator's rare signal does."""
@@ -72,6 +73,7 @@ identifier = "wattshift-controller"
 [http]
 listen = "127.0.0.1:0"
 token_file = "controller.token"
+changes_per_s = 1000.0
 [journal]
 url = "sqlite+aiosqlite:///journal.sqlite3"
 [feeds.prices.flat]

@@ -75,7 +75,7 @@ async def _measure(shape: SiteShape, options: argparse.Namespace, folder: Path) 
         plant(shape, folder) as miners,
         agent(miners, broker.settings("unused"), folder) as process,
     ):
-        await _until_all_run(controller, shape, process)
+        await until_all_run(controller, shape, process)
         hop_s = await broker_hop_s(broker, options.samples)
         request_s = await http_round_trip_s(controller, options.samples)
         signals = Signals(controller, miners)
@@ -94,7 +94,7 @@ async def _measure(shape: SiteShape, options: argparse.Namespace, folder: Path) 
     return [_run(one, two) for one, two in zip(idle, busy, strict=True)], more
 
 
-async def _until_all_run(controller: Center, shape: SiteShape, process: Child) -> None:
+async def until_all_run(controller: Center, shape: SiteShape, process: Child) -> None:
     """Until the controller has ordered the site to full power, and the meters confirm it."""
     async with asyncio.timeout(_READY_S):
         while True:

@@ -1,11 +1,11 @@
-"""Curtailment signals as samples: post one, see when the first device is commanded."""
+"""Curtailment signals, or caps that ops impose, as samples: post one, see when the first device is commanded."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import aiohttp
 
@@ -28,8 +28,9 @@ class Signals:
     The signal before is withdrawn once the newer one, which is the tighter, has been obeyed: that changes nothing.
     """
 
-    def __init__(self, controller: Center, miners: Plant) -> None:
+    def __init__(self, controller: Center, miners: Plant, what: Literal["signals", "overrides"] = "signals") -> None:
         self._controller = controller
+        self._what = what
         self._miners = miners
         self._target_w = miners.shape.rated_w
         self._stopped: set[str] = set()
@@ -50,16 +51,20 @@ class Signals:
         before = await self._miners.control.newest()
         self._target_w -= int(self._miners.shape.device_w * STEP)
         self._count += 1
-        name = f"bench-{self._count}"
-        body: dict[str, Any] = {"id": name, "site": SITE, "target_w": self._target_w, "duration_s": DURATION_S}
+        name = f"bench-{self._what}-{self._count}"
+        body: dict[str, Any] = {"id": name, "site": SITE, "duration_s": DURATION_S}
+        if self._what == "signals":
+            body["target_w"] = self._target_w
+        else:
+            body |= {"kind": "cap", "value_w": self._target_w, "reason": "bench"}
         posted_s = asyncio.get_running_loop().time()
-        async with session.post("/v1/signals", json=body) as answer:
+        async with session.post(f"/v1/{self._what}", json=body) as answer:
             if answer.status != 201:
-                raise BenchError(f"POST /v1/signals answered {answer.status}: {await answer.text()}")
+                raise BenchError(f"POST /v1/{self._what} answered {answer.status}: {await answer.text()}")
             await answer.read()
         took_s = await self._first_command_s(before) - posted_s
         if self._last is not None:
-            async with session.delete(f"/v1/signals/{self._last}") as answer:
+            async with session.delete(f"/v1/{self._what}/{self._last}") as answer:
                 await answer.read()
         self._last = name
         return took_s
@@ -76,4 +81,4 @@ class Signals:
                         return min(each.at_s for each in fresh)
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:
-            raise BenchError(f"signal {self._count}: no device was commanded within {_COMMAND_S:.0f} s") from None
+            raise BenchError(f"{self._what} {self._count}: no device was commanded within {_COMMAND_S:.0f} s") from None

@@ -19,12 +19,14 @@ TINY: Mapping[str, Sequence[str]] = {
     "poll": ["--miners", "40", "--latency-ms", "5", "--ticks", "1"],
     "latency": ["--samples", "3", "--sites", "10", "--banks", "2", "--rate", "20", "--latency-ms", "5"],
     "ingest": ["--sites", "10", "--banks", "2", "--rate", "20", "--window", "0.5", "--warm", "0", "--minutes", "0.01"],
+    "ops": ["--sites", "5", "--banks", "2", "--samples", "3", "--window", "1"],
 }
 KEYS: Mapping[str, Sequence[str]] = {
     "shed": ("miners", "to_last_command_s", "to_confirmed_s", "rss_mb"),
     "poll": ("miners", "cycle_s", "core_fraction"),
     "latency": ("p50_ms", "p99_ms", "loaded_p50_ms", "loaded_p99_ms"),
     "ingest": ("reports_per_core_s", "rss_start_mb", "rss_end_mb"),
+    "ops": ("scrape_ms", "stall_ms", "consoles_core", "override_p50_ms", "paint_ms"),
 }
 
 
@@ -37,7 +39,7 @@ async def test_each_bench_ends_with_its_figures_and_leaves_no_process_behind() -
         assert set(KEYS[name]) <= set(figures), name
         assert figures["runs"] == 1
         assert figures["cores"] >= 1
-    shed, poll, latency, ingest = (found[name] for name in TINY)
+    shed, poll, latency, ingest, ops = (found[name] for name in TINY)
     assert shed["miners"] == 6
     assert 0.005 < shed["to_last_command_s"] <= shed["to_confirmed_s"] < 60  # a session's exchange comes first
     assert shed["to_last_command_s_min"] <= shed["to_last_command_s"] <= shed["to_last_command_s_max"]
@@ -49,6 +51,9 @@ async def test_each_bench_ends_with_its_figures_and_leaves_no_process_behind() -
     assert 10 < ingest["reports_per_core_s"] < 1_000_000
     assert 20 < ingest["rss_start_mb"] <= ingest["rss_max_mb"]
     assert 20 < ingest["rss_end_mb"] <= ingest["rss_max_mb"]
+    assert 0 < ops["scrape_ms"] < 5_000
+    assert 0 < ops["override_p50_ms"] < 5_000
+    assert 0 <= ops["consoles_core"] < 1
 
 
 @pytest.mark.parametrize("name", TINY)
