@@ -44,8 +44,9 @@ def create_app(controller: Controller, access: Access | str, audit: AuditLog | N
     controller.metrics.read_at_scrape(FleetCollector(controller))
     app = web.Application(middlewares=[problems, gate.middleware()], client_max_size=settings.body_max)
     app[STREAM], app[CONFIRM] = stream, confirm
+    described = _described(metrics_open=settings.metrics_are_open)
     for route in ROUTES:
-        handler: Handler = _openapi if route.handler == "openapi" else _of(route.handler, reads, changes)
+        handler = described if route.handler == "openapi" else _of(route.handler, reads, changes)
         app.router.add_route(route.method, route.path, handler)
         if route.method == "GET":
             app.router.add_route("HEAD", route.path, handler)
@@ -60,5 +61,10 @@ def _of(name: str, reads: Reads, changes: Changes) -> Handler:
     return found
 
 
-async def _openapi(_request: web.Request) -> web.Response:
-    return web.json_response(document(), dumps=lambda found: json.dumps(found, separators=(",", ":")))
+def _described(*, metrics_open: bool) -> Handler:
+    text = json.dumps(document(metrics_open=metrics_open), separators=(",", ":"))
+
+    async def openapi(_request: web.Request) -> web.Response:
+        return web.json_response(text=text)
+
+    return openapi

@@ -22,6 +22,7 @@ from controller.api.override_schemas import (
 from controller.api.problems import of_rejected, problem
 from controller.api.reads import etag, known_override
 from controller.api.requests import FLUSH_S, answer, body, ms, query, span_ms
+from controller.api.routes import HEADER_MAX
 from controller.api.schemas import BaselineOut, OverrideSetOut, SignalIn, SignalOut
 from controller.api.standing import Standing, least_w, target_out
 from controller.app import Controller
@@ -33,7 +34,6 @@ from controller.roles import Principal, Role
 from controller.signals import SignalAsk
 from controller.state import SiteState
 
-_KEY_MAX: Final = 200
 _FIXED: Final = frozenset({"kind", "target", "value_w", "starts_at", "site", "feeder", "bank", "workload"})
 _NOT_ASKED: Final = {"id", "confirm_token", "created_by"}
 
@@ -278,19 +278,16 @@ def _asked(asked: OverrideAskIn) -> dict[str, Any]:
 
 def _id_of_key(request: web.Request, prefix: str) -> str | None:
     """An idempotency key becomes the id of what it makes, so it outlives a restart with it."""
-    key = request.headers.get("Idempotency-Key")
+    key = _header(request, "Idempotency-Key")
     if key is None:
         return None
-    if not 1 <= len(key) <= _KEY_MAX or not key.isascii() or not key.isprintable():
-        detail = f"is not 1 to {_KEY_MAX} printable ASCII characters"
-        raise problem("invalid", 422, f"Idempotency-Key: {detail}", "Idempotency-Key", "take a UUID")
     text = f"{request[PRINCIPAL].name}\n{key}"
     return f"{prefix}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
 def _same_version(request: web.Request, found: Imposed, *, needed: bool) -> None:
     """Raises `ProblemError` where If-Match names another version than there is, or is missing."""
-    given = request.headers.get("If-Match")
+    given = _header(request, "If-Match")
     if given is None:
         if needed:
             fix = f"send If-Match with the ETag of GET /v1/overrides/{found.id}"
@@ -300,6 +297,15 @@ def _same_version(request: web.Request, found: Imposed, *, needed: bool) -> None
     if "*" not in named and etag(found) not in named:
         detail = f"If-Match: the override is at version {found.version}"
         raise problem("stale", 412, detail, "If-Match", "read it again, and look at what has changed")
+
+
+def _header(request: web.Request, name: str) -> str | None:
+    """Raises `ProblemError` where it is there and of no use."""
+    found = request.headers.get(name)
+    if found is not None and not (1 <= len(found) <= HEADER_MAX and found.isascii() and found.isprintable()):
+        detail = f"{name}: is not 1 to {HEADER_MAX} printable ASCII characters"
+        raise problem("invalid", 422, detail, name, "see docs/api.md for what it takes")
+    return found
 
 
 def _loop_time() -> float:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from controller.api.problems import CONTENT_TYPE
-from controller.api.routes import HEADERS, ROUTES, Route
+from controller.api.routes import HEADER_MAX, HEADERS, ROUTES, Route
 from controller.api.schema_base import In
 from controller.api.schemas import Problem
 from controller.roles import Role
@@ -37,7 +37,7 @@ _PATHS: Final = {
 
 
 @cache
-def document() -> dict[str, Any]:
+def document(*, metrics_open: bool = False) -> dict[str, Any]:
     """The whole of it. It is the same for as long as the process runs."""
     models = _models()
     names, definitions = models_json_schema(models, ref_template=_REF)
@@ -45,6 +45,8 @@ def document() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs)
+    if metrics_open:
+        paths["/metrics"]["get"]["security"] = []
     return {
         "openapi": "3.1.0",
         "info": {
@@ -136,9 +138,9 @@ def _of_headers(route: Route) -> list[dict[str, Any]]:
         {
             "name": name,
             "in": "header",
-            "required": HEADERS[name][2],
-            "description": HEADERS[name][1],
-            "schema": {"type": HEADERS[name][0], "minLength": 1, "maxLength": 200, "pattern": "^[ -~]+$"},
+            "required": name in route.needs,
+            "description": HEADERS[name],
+            "schema": {"type": "string", "minLength": 1, "maxLength": HEADER_MAX, "pattern": "^[ -~]+$"},
         }
         for name in route.headers
     ]

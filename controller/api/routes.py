@@ -55,6 +55,8 @@ class Route:
     query: type[Query] | None = None
     headers: tuple[str, ...] = ()
     """Request headers of `HEADERS` that it heeds."""
+    needs: tuple[str, ...] = ()
+    """Those of `headers` without which it is refused."""
     gives: tuple[str, ...] = ()
     """Headers of its answer."""
     refuses: tuple[int, ...] = ()
@@ -62,10 +64,12 @@ class Route:
 
 
 HEADERS: Final = {
-    "Idempotency-Key": ("string", "Asking again with it answers as before and does nothing again", False),
-    "If-Match": ("string", "The ETag of the version that is meant", False),
-    "Last-Event-ID": ("string", "The id of the last event that was read", False),
+    "Idempotency-Key": "Asking again with it answers as before and does nothing again",
+    "If-Match": "The ETag of the version that is meant",
+    "Last-Event-ID": "The id of the last event that was read",
 }
+"""What each is for. All are 1 to `HEADER_MAX` printable ASCII characters."""
+HEADER_MAX: Final = 200
 
 _V, _O, _E = Role.VIEWER, Role.OPERATOR, Role.ENGINEER
 ROUTES: Final = (
@@ -104,7 +108,8 @@ ROUTES: Final = (
     Route("GET", "/v1/overrides/{id}", "override", "One override", _V, ((200, OverrideOut),), gives=("ETag",)),
     Route(
         "PATCH", "/v1/overrides/{id}", "extend", "Give an override another end", _O,
-        ((200, OverrideOut),), takes=ExtendIn, headers=("If-Match",), gives=("ETag",), refuses=(409, 412, 428),
+        ((200, OverrideOut),), takes=ExtendIn, headers=("If-Match",), needs=("If-Match",), gives=("ETag",),
+        refuses=(409, 412, 428),
     ),
     Route(
         "DELETE", "/v1/overrides/{id}", "revoke", "Revoke an override", _O,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, ClientTimeout, web
 
 from contract.messages import Status
 from controller.app import Controller
@@ -79,6 +79,9 @@ class FixedPrice:
     def price_at(self, now_ms: int) -> EnergyPrice:
         return EnergyPrice(usd_per_mwh=self.usd_per_mwh, age_ms=0, feed=self.name)
 
+    def known(self, since_ms: int, now_ms: int) -> None:
+        """Nothing of the past or the future."""
+
     async def run(self) -> None:
         return
 
@@ -86,7 +89,8 @@ class FixedPrice:
 def deciding(usd_per_mwh: float | None = 20.0, usd_per_ph_day: float = 50.0) -> dict[str, Any]:
     """What makes `standing` decide with the real engine, at one price. A bank of the kit breaks even near 119 USD."""
     feeds = Feeds({"fixed": FixedPrice(usd_per_mwh)}, {"given": GivenHashPrice("given", usd_per_ph_day)})
-    return {"decide": decide, "feeds": feeds, "price": "fixed", "hashprice": "given"}
+    params = {"economics": "merit_order"}
+    return {"decide": decide, "feeds": feeds, "price": "fixed", "hashprice": "given", "params": params}
 
 
 @asynccontextmanager
@@ -103,7 +107,7 @@ async def standing(
     task = asyncio.ensure_future(controller.run())
     await bus.up.wait()
     try:
-        async with ClientSession() as session:
+        async with ClientSession(timeout=ClientTimeout(total=60)) as session:
             yield Stand(controller, bus, clock, session, f"http://127.0.0.1:{port}", runner.app)
     finally:
         await stop(task)
