@@ -236,27 +236,30 @@ def _write_html(path: Path, plan: FleetPlan, outcome: Outcome, said: Sequence[st
 def _print(plan: FleetPlan, timelines: Sequence[Timeline], outcome: Outcome) -> None:
     timeline = timelines[0]
     count = len(timeline.price) - timeline.history
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 100)
     days = count * timeline.interval_ms / 86_400_000
-    title = f"{plan.fleet.id}: {days:g} days of {timeline.interval_ms / 60_000:g} min, thousands of USD"
-    table = Table(title=title)
-    for head in ("policy", "profit", "hash", "HPC", "resale", "energy", "penalties"):
-        table.add_column(head, justify="left" if head == "policy" else "right")
-    for head in ("curtailed MWh", "starts/bank", "missed jobs", "violations", "flex capture", "ms p50/p99"):
-        table.add_column(head, justify="right")
+    money = Table(title=f"{plan.fleet.id}: {days:g} days of {timeline.interval_ms / 60_000:g} min, thousands of USD")
+    for head in ("policy", "profit", "hash", "HPC", "resale", "energy", "penalties", "flex capture"):
+        money.add_column(head, justify="left" if head == "policy" else "right")
+    work = Table(title="what it did")
+    for head in ("policy", "curtailed MWh", "starts a bank", "jobs missed", "violations", "ms p50", "ms p99"):
+        work.add_column(head, justify="left" if head == "policy" else "right")
     for b in outcome.total:
         earned = (b.profit_usd, b.hash_revenue_usd, b.hpc_revenue_usd, b.resale_usd)
-        table.add_row(
+        capture = "-" if b.flex_capture is None else f"{b.flex_capture:.4f}"
+        sums = (f"{usd / 1_000:,.1f}" for usd in (*earned, -b.energy_cost_usd, -b.penalties_usd))
+        money.add_row(b.policy, *sums, capture)
+        work.add_row(
             b.policy,
-            *(f"{usd / 1_000:,.1f}" for usd in (*earned, -b.energy_cost_usd, -b.penalties_usd)),
             f"{b.curtailed_mwh:,.0f}",
             f"{b.starts_per_bank:.1f}",
             str(b.jobs_missed),
             str(b.invariant_violations),
-            "-" if b.flex_capture is None else f"{b.flex_capture:.4f}",
-            f"{b.decision_p50_ms:.2f}/{b.decision_p99_ms:.2f}",
+            f"{b.decision_p50_ms:.2f}",
+            f"{b.decision_p99_ms:.2f}",
         )
-    console.print(table)
+    console.print(money)
+    console.print(work)
     if outcome.bound_usd is not None:
         gap = f", the best plan known stays {outcome.bound_gap:.3%} below" if outcome.bound_gap is not None else ""
         console.print(f"{BOUND}: no policy can earn more than {outcome.bound_usd / 1_000:,.1f}{gap}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from sim.backtest.thresholds import AlwaysOnPolicy, BreakEvenPolicy, HysteresisP
 
 BASE: Final = "always-on"
 BOUND: Final = "bound"
+_OURS: Final = "sim.backtest.wattshift"
+_BOUND_BY: Final = "sim.backtest.bound"
 _TELL_EVERY: Final = 250
 
 Stopwatch = Callable[[], int]
@@ -74,15 +77,21 @@ def registry() -> dict[str, Callable[[], Policy]]:
         BreakEvenPolicy.name: BreakEvenPolicy,
         HysteresisPolicy.name: HysteresisPolicy,
     }
-    ours = _optional("sim.backtest.wattshift", "WattshiftPolicy")
-    if ours is not None:
-        found["wattshift"] = cast(Callable[[], Policy], ours)
+    if importlib.util.find_spec(_OURS) is not None:
+        found["wattshift"] = _ours
     return found
+
+
+def _ours() -> Policy:
+    """Made late: its compiled kernels take a second to load, which those who do not ask for it need not wait."""
+    return cast(Policy, importlib.import_module(_OURS).WattshiftPolicy())
 
 
 def foresight() -> Foresee | None:
     """The bound, where it is there."""
-    return cast("Foresee | None", _optional("sim.backtest.bound", "foresee"))
+    if importlib.util.find_spec(_BOUND_BY) is None:
+        return None
+    return cast(Foresee, importlib.import_module(_BOUND_BY).foresee)
 
 
 def backtest(
@@ -243,13 +252,3 @@ def _sum(books: Sequence[Books], over: int) -> Books:
         decision_p99_ms=max(one.decision_p99_ms for one in books),
         violations=dict(kinds),
     )
-
-
-def _optional(module: str, name: str) -> object | None:
-    """A part that may not be installed; one that is there and broken is a bug and crashes."""
-    try:
-        return cast(object, getattr(importlib.import_module(module), name))
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
