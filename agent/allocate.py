@@ -45,10 +45,13 @@ class Standing(IntEnum):
     """It cannot be steered: it draws its rated power whatever is asked."""
 
 
+_STEERED: Final = frozenset({Standing.UP, Standing.DOWN})
+
+
 class Unit:
     """What allocation knows of one device. `agent.device.Device` extends it."""
 
-    __slots__ = ("hot", "idle_w", "j_per_th", "least_w", "rated_w", "standing", "target_w")
+    __slots__ = ("hot", "idle_w", "j_per_th", "least_w", "ran", "rated_w", "standing", "target_w")
 
     def __init__(self, rated_w: int, idle_w: int, *, least_w: int = 0, standing: Standing = Standing.DARK) -> None:
         self.rated_w = rated_w
@@ -58,6 +61,8 @@ class Unit:
         self.standing = standing
         self.hot = False
         """Too hot to run, by its own chip sensor."""
+        self.ran = standing is Standing.UP
+        """Whether it ran when it was last read, and has not been told to stop since."""
         self.j_per_th = 0.0
         """Smoothed efficiency; 0 while unknown, which ranks as the nominal of its bank."""
         self.target_w = UNSET
@@ -111,7 +116,8 @@ def _unsteered(units: Sequence[Unit], dark_w: int | None, *, may_raise: bool) ->
             fixed_w += unit.rated_w
         else:
             fixed_w += unit.idle_w
-            if not unit.hot and (standing is Standing.UP or (standing is Standing.DOWN and may_raise)):
+            # One that was told to stop and not looked at since reads as up, and may be down.
+            if not unit.hot and standing in _STEERED and (may_raise or (standing is Standing.UP and unit.ran)):
                 runnable.append(index)
     return fixed_w + (dark_rated_w if dark_w is None else min(dark_rated_w, max(dark_w, 0))), runnable
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from agent.allocate import UNSET, Standing, allocate
@@ -37,10 +37,6 @@ class Survey:
     """When the oldest part of it was read."""
     fell_ms: int | None = None
     """When a device was last seen to have stopped."""
-    runs: bool | None = None
-    """Whether any device is to run; None while nothing has been allotted, and for what a scheduler starts."""
-    turned_ms: int | None = None
-    """When that last changed."""
     claimed_w: int | None = None
     """`power_w` where it is all known: what a meter is held against. None where parts of it are unread."""
     hashrate_ghs: int | None = None
@@ -57,6 +53,18 @@ class Survey:
     planned_w: int = 0
     """What the bank draws when every target is reached."""
     tally: Tally = NO_TALLY
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Whether any device of a bank is to run, and when that last changed; None where nothing has been allotted, where
+    it has not changed, and for what a scheduler starts."""
+
+    runs: bool | None = None
+    turned_ms: int | None = None
+
+
+UNTOLD: Final = Turn()
 
 
 class Bank(Protocol):
@@ -76,6 +84,9 @@ class Bank(Protocol):
         `unread_w` is the most that a meter leaves for devices that cannot be read; None where none tells.
         """
         ...
+
+    @property
+    def turn(self) -> Turn: ...
 
     def survey(self, now_ms: int) -> Survey: ...
 
@@ -110,8 +121,7 @@ class HashBank:
         self._deadband_w = max(2 * max(rated_w, default=0), sum(rated_w) * UNREAD_BAND_MILLI // 1_000)
         self._hold: tuple[int | None, bool, int | None] | None = None
         self._planned_w = 0
-        self._runs: bool | None = None
-        self._turned_ms: int | None = None
+        self._turn = UNTOLD
 
     def new_order(self, order: Order) -> None:  # noqa: ARG002  a ladder's jobs are an HPC bank's matter
         self.first_command_ms = None
@@ -128,11 +138,15 @@ class HashBank:
         if hold.setpoint_w is None:
             for device in self.devices:
                 device.aim(UNSET)
-            self._runs = self._turned_ms = None
+            self._turn = UNTOLD
             return
         self._allocate(hold.setpoint_w, unread_w, may_raise=hold.may_raise)
         if was_dirty:
             self._fleet.command(self.devices)  # those whose aim stays and who have left it
+
+    @property
+    def turn(self) -> Turn:
+        return self._turn
 
     def correct(self, metered_w: int, read_ms: int, tolerance_w: int) -> None:
         """Close the loop over the bank's own meter: where it stays above the setpoint, less is allotted."""
@@ -140,8 +154,7 @@ class HashBank:
             self.dirty = True
 
     def survey(self, now_ms: int) -> Survey:
-        seen = _Sum(self.devices, now_ms, self._stale_ms, self._hot_share_milli).survey(self, self._planned_w)
-        return replace(seen, runs=self._runs, turned_ms=self._turned_ms)
+        return _Sum(self.devices, now_ms, self._stale_ms, self._hot_share_milli).survey(self, self._planned_w)
 
     def _moves(self, setpoint_w: int | None, before_w: int | None) -> bool:
         """Whether a setpoint is another one. One told every few seconds, a few watts off the last, must not keep what
@@ -178,9 +191,8 @@ class HashBank:
         """Note when the last device was told to stop, or the first to run: that is when a bank truly goes off or on,
         whatever its setpoint."""
         runs = any(device.runs() for device in self.devices)
-        if self._runs is not None and runs != self._runs:
-            self._turned_ms = self._clock.mono_ms()
-        self._runs = runs
+        if runs != self._turn.runs:
+            self._turn = Turn(runs, None if self._turn.runs is None else self._clock.mono_ms())
 
 
 class _Sum:

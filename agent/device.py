@@ -89,7 +89,6 @@ class Device(Unit):
         "owner",
         "poll_queued",
         "power",
-        "ran",
         "read_ms",
         "reading",
         "remembers",
@@ -118,8 +117,6 @@ class Device(Unit):
         self.failure: Failure | None = None
         self.fell_ms: int | None = None
         """When it was last seen to have stopped."""
-        self.ran = False
-        """Whether it ran when it was last read, and has not been told to stop since."""
         self.up_ms: int | None = None
         """When it was first seen to run, this time; None while it does not."""
         self.young_ms = young_ms
@@ -229,6 +226,7 @@ class Device(Unit):
         if self.curtail is None:
             return Refused("it cannot be steered")
         if action is Action.STOP:
+            self.ran = False  # also where it was read, and ran, between its aim and this
             return await self.curtail.stop()
         if action is Action.LIMIT:
             return await self._set_limit()

@@ -174,8 +174,6 @@ class Measurer:
             known_w=bank.power.power_w if hpc or bank.power.source is Source.METER else None,
             standing_w=survey.standing_w,
             fell_ms=survey.fell_ms,
-            runs=survey.runs,
-            turned_ms=survey.turned_ms,
             inlet_mc=bank.inlet_mc,
             chip_mc=survey.chip_mc,
             quiet=survey.quiet,

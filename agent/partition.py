@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from agent.bank import Survey
+from agent.bank import UNTOLD, Survey, Turn
 from agent.contain import Containment
 from agent.drivers.base import (
     Applied,
@@ -114,6 +114,11 @@ class HpcBank:
     def correct(self, metered_w: int, read_ms: int, tolerance_w: int) -> None:
         """Tell it what its own meter shows: an excess that stays is shed too."""
         self._metered_w = (metered_w - tolerance_w, read_ms)
+
+    @property
+    def turn(self) -> Turn:
+        """It starts no bank: its scheduler starts jobs."""
+        return UNTOLD
 
     @property
     def settled(self) -> bool:

@@ -22,11 +22,12 @@ from agent.build import DriverRegistry, build
 from agent.compiled import guard_plan, nameplate
 from agent.config import AgentConfig
 from agent.guard import admit, adopt, mode_of, set_local, step
-from agent.guard_model import GuardPlan, GuardState, Verdict
+from agent.guard_model import Facts, GuardPlan, GuardState, Verdict
 from agent.keeper import Keeper
 from agent.measure import Measure, Measurer
 from agent.persist import Now, restore_guard, restore_machinery
 from agent.report import SentReports, build_report
+from agent.stall import Stall
 from agent.state import StateStore
 from agent.together import run_together
 from agent.twin import TwinWatch
@@ -43,6 +44,8 @@ JOBS_TOLD: Final = 2_500
 """Jobs in one report: about half of what one message may hold."""
 TURN_DEVICES: Final = 500
 """Devices whose targets are worked out in one turn of the loop: about a millisecond."""
+STALL_PERIODS: Final = 2
+"""A control step this many periods late was kept by the machine, and readings with it."""
 TICKS_LATE: Final = 5
 """A control loop this many periods behind is not healthy."""
 
@@ -104,6 +107,7 @@ class SiteAgent:
         self.ticked_ms: int | None = None
         self.late_ms = 0
         """How late the last control step began."""
+        self._stall = Stall(STALL_PERIODS * config.timing.guard_every_ms, config.timing.device_stale_ms)
         self.events: Counter[tuple[str, str]] = Counter()
         """Orders, messages and losses of the link, by what became of them."""
         self._logged: set[str] = set()
@@ -229,6 +233,7 @@ class SiteAgent:
         while True:
             now_ms = self._clock.mono_ms()
             self.late_ms = max(now_ms - due_ms, 0)
+            self._stall.note(self.late_ms, now_ms)
             await self._look_at_banks()
             self._control()
             if self.machinery.fleet.crash is not None:
@@ -240,7 +245,8 @@ class SiteAgent:
     async def _look_at_banks(self) -> None:
         """Survey bank by bank; whatever else is ready runs between two of them."""
         for place, bank in enumerate(self.machinery.banks):
-            self._surveys[place] = bank.survey(self._clock.mono_ms())
+            now_ms = self._clock.mono_ms()
+            self._surveys[place] = bank.survey(now_ms - self._stall.lost_ms(now_ms))
             await asyncio.sleep(0)
 
     def _control(self) -> None:
@@ -353,8 +359,18 @@ class SiteAgent:
 
     def _step(self) -> Verdict:
         chances = [self._rng.random() for _ in self.plan.banks]
-        self._guard, self._verdict = step(self.plan, self._guard, self._measure.facts, self._clock.mono_ms(), chances)
+        facts = self._facts()
+        self._guard, self._verdict = step(self.plan, self._guard, facts, self._clock.mono_ms(), chances)
         return self._verdict
+
+    def _facts(self) -> Facts:
+        """What is measured, and what banks have been told by this moment: the one may be a second older."""
+        measured, turns = self._measure.facts, [bank.turn for bank in self.machinery.banks]
+        banks = tuple(
+            replace(bank, runs=turn.runs, turned_ms=turn.turned_ms)
+            for bank, turn in zip(measured.banks, turns, strict=True)
+        )
+        return replace(measured, banks=banks)
 
     # messages in
 

@@ -6,10 +6,11 @@ from random import Random
 
 from agent.bank import HashBank
 from agent.contain import Containment
-from agent.device import Device
+from agent.device import Action, Device
 from agent.drivers.base import Applied, DeviceState, MinerReading, Outcome, Unreachable
 from agent.fleet import BankRules, Fleet, FleetBounds
 from agent.guard_model import BankHold
+from agent.stall import Stall
 from sim.clock import LoopClock
 from sim.virtual import run_virtual
 
@@ -81,8 +82,7 @@ class Hall:
         self.bank.hold(held, unread_w)
 
     def turned(self) -> tuple[bool | None, int | None]:
-        seen = self.bank.survey(self.clock.mono_ms())
-        return seen.runs, seen.turned_ms
+        return self.bank.turn.runs, self.bank.turn.turned_ms
 
 
 def test_a_bank_runs_from_its_first_device_to_its_last() -> None:
@@ -147,3 +147,60 @@ def test_a_device_tells_its_efficiency_once_its_hashrate_has_risen() -> None:
     device.take(stopped, 70_000, None, None)
     device.take(booting, 80_000, None, None)
     assert device.j_per_th == 30.0, "every start is a new one"
+
+
+def test_a_device_told_to_stop_and_not_looked_at_since_is_not_kept_running() -> None:
+    """It still reads as running; to let it run on, while nothing may start, would be to start it."""
+
+    async def story() -> None:
+        hall = Hall()
+        hall.hold(6_000)
+        hall.hold(2_000)
+        stopped_ms = hall.clock.mono_ms()
+        await hall.clock.sleep_ms(100)
+        hall.hold(6_000, may_raise=False)
+        assert [device.target_w for device in hall.devices] == [0, 0]
+        assert hall.turned() == (False, stopped_ms)
+        hall.read(hall.devices[0], DeviceState.RUNNING)
+        hall.hold(6_000, may_raise=False)
+        assert [device.target_w for device in hall.devices] == [3_000, 0], "it runs for all that"
+
+    run_virtual(story())
+
+
+def test_a_device_that_was_read_before_its_stop_went_out_counts_as_stopped() -> None:
+    async def story() -> None:
+        device = Device("a/1", 0, Miner(), 3_000, 20)
+        running = MinerReading(state=DeviceState.RUNNING)
+        device.take(running, 1_000, None, None)
+        device.aim(0)
+        device.take(running, 2_000, None, None)
+        assert device.ran
+        await device.act(Action.STOP)
+        assert not device.ran
+
+    run_virtual(story())
+
+
+def test_readings_are_believed_for_as_long_as_the_agent_itself_stood_still() -> None:
+    """A machine that pauses for two minutes must not wake to a site that it takes for unreadable, and stop it."""
+
+    async def story() -> None:
+        hall, stall = Hall(), Stall(2_000, 15_000)
+        await hall.clock.sleep_ms(121_000)
+        now_ms = hall.clock.mono_ms()
+        stall.note(120_000, now_ms)
+        assert hall.bank.survey(now_ms - stall.lost_ms(now_ms)).unread_w == 0
+        assert hall.bank.survey(now_ms).unread_w == 6_000
+
+    run_virtual(story())
+
+
+def test_a_stall_is_made_up_for_until_every_device_has_had_its_turn() -> None:
+    stall = Stall(2_000, 15_000)
+    stall.note(1_999, 10_000)
+    assert stall.lost_ms(10_000) == 0
+    stall.note(30_000, 50_000)
+    stall.note(4_000, 60_000)
+    assert stall.lost_ms(60_000) == 34_000, "one that goes on adds up"
+    assert stall.lost_ms(75_000) == 0
