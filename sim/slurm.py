@@ -395,7 +395,7 @@ class SlurmCluster:
 
     async def _nodes_are_idle(self) -> bool:
         printed = await self.command("sinfo", "--noheader", "--Node", "--format=%N %T")
-        return {line.split()[1] for line in printed.splitlines() if line} == {"idle"}
+        return {line.split()[1] for line in printed.splitlines() if line.startswith("node")} == {"idle"}
 
     def _rest_listens(self) -> bool:
         with socket.socket() as probe:
