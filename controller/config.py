@@ -11,13 +11,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contract.mqtt_settings import MqttSettings
 from contract.units import MS_PER_S, Name, PowerW
-from controller.engine.model import Params
-from controller.feeds.settings import HashPriceSettings, PriceSettings
+from controller.engine.model import Method, Params
+from controller.feeds.settings import CsvSeriesSettings, HashPriceSettings, PriceSettings
+from controller.forecast import FORECASTS, Market
 
 CONFIG_MAX_BYTES: Final = 4 * 2**20
 TOKEN_MIN: Final = 16
@@ -126,11 +128,44 @@ class IngestSettings(_Settings):
     sites_max: Annotated[int, Field(ge=1, le=100_000)] = 5_000
 
 
+class EngineSettings(_Settings):
+    """How a dispatch is chosen inside what the rules leave, and what is expected of prices."""
+
+    economics: Method = Method.OPTIMISER
+    """`optimiser` plans a day ahead; `merit_order` goes by the price of now."""
+    forecast: str = "day_ahead"
+    """One of `controller.forecast.FORECASTS`; without its feeds it is the next simpler one."""
+    timezone: str = "UTC"
+    """Of the market: hours and months of a forecast are local."""
+    spike_usd_per_mwh: Annotated[float, Field(gt=0, le=100_000)] = 250.0
+    peak_months: tuple[Annotated[int, Field(ge=1, le=12)], ...] = ()
+    """Months with a coincident peak that is billed each, such as [6, 7, 8, 9]."""
+
+    def market(self) -> Market:
+        """What a forecast is told of the market."""
+        return Market(
+            timezone=self.timezone, spike_usd_per_mwh=self.spike_usd_per_mwh, peak_months=tuple(self.peak_months)
+        )
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.forecast not in FORECASTS:
+            raise ValueError(f"forecast: {self.forecast!r} is none; known: {', '.join(FORECASTS)}")
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"timezone: {self.timezone!r} is none; use an IANA name, America/Chicago") from None
+        return self
+
+
 class SiteSettings(_Settings):
     """What differs for one site."""
 
     price: str | None = None
     hashprice: str | None = None
+    day_ahead: str | None = None
+    load: str | None = None
+    ambient: str | None = None
     params: dict[str, Any] = {}
 
 
@@ -139,6 +174,7 @@ class FeedSettings(_Settings):
 
     prices: dict[Name, PriceSettings] = {}
     hashprices: dict[Name, HashPriceSettings] = {}
+    series: dict[Name, CsvSeriesSettings] = {}
 
 
 class ControllerConfig(_Settings):
@@ -152,6 +188,13 @@ class ControllerConfig(_Settings):
     price: str | None = None
     """The price feed of every site that names no other."""
     hashprice: str | None = None
+    day_ahead: str | None = None
+    """The price feed whose prices are published for the day to come."""
+    load: str | None = None
+    """The series of the system's load, and """
+    ambient: str | None = None
+    """of the temperature at the site; both may serve a forecast."""
+    engine: EngineSettings = EngineSettings()
     tick_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
     """How often everything is decided anew."""
     params: dict[str, Any] = {}
@@ -165,13 +208,23 @@ class ControllerConfig(_Settings):
     def params_of(self, site: str) -> Params:
         """How decisions are made for a site: the defaults, then [params], then the site's own."""
         own = self.sites[site].params if site in self.sites else {}
-        return Params.model_validate({"tick_ms": self.tick_ms} | self.params | own)
+        usual = {"tick_ms": self.tick_ms, "economics": self.engine.economics}
+        return Params.model_validate(usual | self.params | own)
 
     def price_feed_of(self, site: str) -> str | None:
         return (self.sites[site].price if site in self.sites else None) or self.price
 
     def hashprice_feed_of(self, site: str) -> str | None:
         return (self.sites[site].hashprice if site in self.sites else None) or self.hashprice
+
+    def day_ahead_feed_of(self, site: str) -> str | None:
+        return (self.sites[site].day_ahead if site in self.sites else None) or self.day_ahead
+
+    def load_feed_of(self, site: str) -> str | None:
+        return (self.sites[site].load if site in self.sites else None) or self.load
+
+    def ambient_feed_of(self, site: str) -> str | None:
+        return (self.sites[site].ambient if site in self.sites else None) or self.ambient
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
@@ -192,12 +245,20 @@ class ControllerConfig(_Settings):
         return self
 
     def _feed_references(self) -> Sequence[tuple[str, str | None, Mapping[str, object]]]:
-        prices, hashprices = self.feeds.prices, self.feeds.hashprices
+        feeds: dict[str, Mapping[str, object]] = {
+            "price": self.feeds.prices,
+            "hashprice": self.feeds.hashprices,
+            "day_ahead": self.feeds.prices,
+            "load": self.feeds.series,
+            "ambient": self.feeds.series,
+        }
         return [
-            ("price", self.price, prices),
-            ("hashprice", self.hashprice, hashprices),
-            *((f"sites.{site}.price", own.price, prices) for site, own in self.sites.items()),
-            *((f"sites.{site}.hashprice", own.hashprice, hashprices) for site, own in self.sites.items()),
+            *((key, getattr(self, key), known) for key, known in feeds.items()),
+            *(
+                (f"sites.{site}.{key}", getattr(own, key), known)
+                for site, own in self.sites.items()
+                for key, known in feeds.items()
+            ),
         ]
 
 
@@ -285,6 +346,7 @@ def _known_keys() -> list[str]:
         JournalSettings,
         IngestSettings,
         SiteSettings,
+        EngineSettings,
         FeedSettings,
     ]
     return [name for model in models for name in model.model_fields]

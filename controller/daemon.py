@@ -24,6 +24,7 @@ from controller.api.app import create_app
 from controller.app import Controller
 from controller.audit import AuditError, AuditLog
 from controller.config import ConfigError, ControllerConfig, load_config, read_token
+from controller.engine.optimiser.solver import warm_up
 from controller.feeds.base import Feeds
 from controller.feeds.settings import build_feeds
 from controller.feeds.table import TableError
@@ -38,6 +39,8 @@ _PROXY_SOCKET_MODE = 0o660
 _SWITCH_S = 0.001
 _GC_THRESHOLDS = (10_000, 20, 1_000_000)
 _GC_EVERY_S = 3_600.0
+_COMPILE_S = 600.0
+"""The optimiser's first compilation takes a minute or two; loading it afterwards a second."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     level = getattr(logging, arguments.log_level.upper())
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if arguments.warm_up:
+        warm_up()
+        return 0
+    if arguments.config is None:
+        _parser().error("--config is needed")
     path = Path(arguments.config)
     try:
         config = load_config(path)
@@ -127,6 +135,15 @@ async def _collect_garbage() -> None:
         gc.collect()
 
 
+async def _load_optimiser(notifier: Notifier) -> None:
+    """Before the first decision is due, and before we say that we are ready; HTTP answers meanwhile. Any site's params
+    may ask for the optimiser, so it is always loaded."""
+    notifier.starting(_COMPILE_S)
+    began_s = asyncio.get_running_loop().time()
+    await asyncio.to_thread(warm_up)
+    _LOG.info("optimiser: ready after %.1f s", asyncio.get_running_loop().time() - began_s)
+
+
 async def _run(config: ControllerConfig, token: str | None, file: str) -> int:
     chance = Random(SystemRandom().getrandbits(64))
     notifier = Notifier()
@@ -145,6 +162,7 @@ async def _run(config: ControllerConfig, token: str | None, file: str) -> int:
     assert task is not None  # noqa: S101  a coroutine of asyncio.run always runs in a task
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await _load_optimiser(notifier)
     tune_runtime()
     collecting = asyncio.create_task(_collect_garbage(), name="garbage")
     try:
@@ -160,18 +178,20 @@ async def _run(config: ControllerConfig, token: str | None, file: str) -> int:
 
 
 def _feeds(config: ControllerConfig, file: str) -> Feeds:
+    feeds = config.feeds
     try:
-        return build_feeds(config.feeds.prices, config.feeds.hashprices, SystemClock(), Random(SystemRandom().random()))
+        return build_feeds(feeds.prices, feeds.hashprices, SystemClock(), Random(SystemRandom().random()), feeds.series)
     except (TableError, OSError) as error:
         raise ConfigError(file, "feeds", str(error), "correct the file, or the settings of its feed") from None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wattshift-controller", description="The central daemon of Wattshift.")
-    parser.add_argument(
-        "--config", required=True, metavar="FILE", help="TOML; see deploy/config/controller.sample.toml"
-    )
+    parser.add_argument("--config", metavar="FILE", help="TOML; see deploy/config/controller.sample.toml")
     parser.add_argument("--check", action="store_true", help="check the configuration and its files, then exit")
+    parser.add_argument(
+        "--warm-up", action="store_true", help="compile the optimiser, as an installer should, and exit"
+    )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser
 

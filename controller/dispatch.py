@@ -101,7 +101,9 @@ class Dispatcher:
         began_s = loop.time()
         at_ms = self._clock.wall_ms()
         snapshot = self._freezer.freeze(states, at_ms, self._clock.mono_ms())
+        frozen_s = loop.time()
         decisions = self._guarded(snapshot, params)
+        self._measure(decisions, loop.time() - frozen_s)
         self._count += 1
         decision_id = f"{self._publisher.epoch}-{self._count}"
         out: dict[str, Dispatched] = {}
@@ -115,6 +117,21 @@ class Dispatcher:
         self._metrics.decision_seconds.observe(loop.time() - began_s)
         self._write_down(snapshot, params, states, out)
         return out
+
+    def _measure(self, decisions: Mapping[str, SiteDecision], took_s: float) -> None:
+        if not decisions:
+            return
+        metrics = self._metrics
+        metrics.decide_seconds.labels("call").observe(took_s)
+        metrics.decide_seconds.labels("site").observe(took_s / len(decisions))
+        metrics.batch_sites.observe(len(decisions))
+        for decision in decisions.values():
+            if decision.plan is None:
+                continue
+            if decision.plan.gap is not None:
+                metrics.plan_gap.observe(decision.plan.gap)
+            if decision.plan.fallback:
+                metrics.fallbacks.labels(decision.plan.fallback).inc()
 
     def _write_down(
         self,

@@ -11,6 +11,7 @@ from typing import Final
 from controller.config import ControllerConfig
 from controller.engine.model import EnergyPrice, HashPrice, PreviousSetpoint, SiteSnapshot, Snapshot
 from controller.feeds.base import Feeds
+from controller.outlooks import Outlooks
 from controller.overrides import Overrides
 from controller.signals import Signals
 from controller.state import SiteState
@@ -28,6 +29,7 @@ class Freezer:
         self._feeds = feeds
         self._signals = signals
         self._overrides = overrides
+        self.outlooks = Outlooks(config, feeds)
 
     def freeze(
         self, states: Iterable[SiteState], now_ms: int, mono_ms: int, *, as_if_ms: int | None = None
@@ -63,6 +65,9 @@ class Freezer:
             obligations=self._signals.of(state.site, at_ms),
             overrides=self._overrides.active(state.site, at_ms),
             previous=_previous(state),
+            outlook=self.outlooks.of(state.site, now_ms),
+            quota=state.quota,
+            carry="" if state.decided is None else state.decided.decision.carry,
         )
 
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.registry import Collector
 
 _FAST: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_GAPS: Final = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 _SLOW: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 
 
@@ -25,6 +26,31 @@ class Metrics:
             "Freeze, decide and publish of one call, journalling excluded",
             registry=self.registry,
             buckets=_FAST,
+        )
+        self.decide_seconds = Histogram(
+            "wattshift_controller_decide_seconds",
+            "The engine alone, from snapshot to decision: of one call, and of one site in it",
+            ["per"],
+            registry=self.registry,
+            buckets=_FAST,
+        )
+        self.batch_sites = Histogram(
+            "wattshift_controller_decision_sites",
+            "Sites decided in one call",
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+        )
+        self.plan_gap = Histogram(
+            "wattshift_controller_plan_gap_ratio",
+            "How far a site's plan may be below its proven bound, as a share of it",
+            registry=self.registry,
+            buckets=_GAPS,
+        )
+        self.fallbacks = Counter(
+            "wattshift_controller_plan_fallbacks",
+            "Site decisions by merit order in a plan's place, by why",
+            ["reason"],
+            registry=self.registry,
         )
         self.decisions = Counter(
             "wattshift_controller_decisions",

@@ -34,6 +34,10 @@ class Notifier:
         if self.watchdog_s is not None:
             self._send("WATCHDOG=1")
 
+    def starting(self, needs_s: float) -> None:
+        """Ask for so much more time to become ready."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(needs_s * _US_PER_S)}")
+
     def stopping(self) -> None:
         self._send("STOPPING=1")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from contract.messages import BankReceipt, Nameplate, Order, Receipt, Report
-from controller.engine.model import SiteDecision
+from controller.engine.model import Quota, SiteDecision
 
 BASELINE_WINDOW_MS: Final = 5 * 60_000
 _BUCKET_MS: Final = 5_000
@@ -110,6 +110,8 @@ class SiteState:
     fenced: bool = False
     """The agent obeys a higher epoch than ours: another controller leads."""
     decided: Decided | None = None
+    quota: Quota | None = None
+    """Its part of the fleet's cap, where there is one."""
     orders: OrderTrack = field(default_factory=OrderTrack)
     event_decided_at_ms: int | None = None
     """When a report last led to a decision of its own."""

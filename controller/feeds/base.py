@@ -13,8 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from contract.units import MS_PER_HOUR
 from controller.engine.model import EnergyPrice, HashPrice
+from controller.forecast.known import Series
 
 FORGET_PRICE_MS: Final = 24 * MS_PER_HOUR
 """A price this long past its interval is no longer told, only its age."""
@@ -46,8 +50,27 @@ class PriceFeed(Protocol):
         """The newest price known at `now_ms` (wall clock, UTC) of an interval that has begun."""
         ...
 
+    def known(self, since_ms: int, now_ms: int) -> Series | None:
+        """All prices known at `now_ms` from `since_ms` on, those of intervals to come included where they have been
+        told already; None where there are none."""
+        ...
+
     async def run(self) -> None:
         """Fetch until cancelled; returns at once where there is nothing to fetch."""
+        ...
+
+
+class SeriesFeed(Protocol):
+    """A source of any other measurement: the system's load, the temperature at a site."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def health(self) -> FeedHealth: ...
+
+    def known(self, since_ms: int, now_ms: int) -> Series | None:
+        """As a price feed's, of the past and present."""
         ...
 
 
@@ -71,6 +94,7 @@ class Feeds:
 
     prices: Mapping[str, PriceFeed] = field(default_factory=dict)
     hashprices: Mapping[str, HashPriceFeed] = field(default_factory=dict)
+    series: Mapping[str, SeriesFeed] = field(default_factory=dict)
 
 
 class Interval(NamedTuple):
@@ -108,6 +132,32 @@ class PriceBook:
     def price_at(self, now_ms: int) -> EnergyPrice:
         at = bisect_right(self._starts, now_ms) - 1
         return energy_price(self._feed, self._intervals[at] if at >= 0 else None, now_ms)
+
+    def known(self, since_ms: int) -> Series | None:
+        """What the book holds from `since_ms` on, on the grid of its newest interval's length."""
+        first = bisect_right(self._starts, since_ms)
+        if first >= len(self._starts):
+            return None
+        length_ms = self._intervals[-1].length_ms
+        mine = [each for each in self._intervals[first:] if each.length_ms == length_ms]
+        starts = np.array([each.start_ms for each in mine], dtype=np.int64)
+        return on_grid(starts, np.array([each.usd_per_mwh for each in mine]), length_ms)
+
+
+def on_grid(start_ms: NDArray[np.int64], values: NDArray[np.float64], step_ms: int) -> Series | None:
+    """Ascending values as an even series, NaN in its holes; what is off the last value's grid is left out.
+
+    A view where there are no holes.
+    """
+    if not len(start_ms):
+        return None
+    if int(start_ms[-1] - start_ms[0]) == (len(start_ms) - 1) * step_ms:
+        return Series(int(start_ms[0]), step_ms, values)
+    on = (start_ms - start_ms[-1]) % step_ms == 0
+    start_ms, values = start_ms[on], values[on]
+    spread = np.full(int(start_ms[-1] - start_ms[0]) // step_ms + 1, np.nan)
+    spread[(start_ms - start_ms[0]) // step_ms] = values
+    return Series(int(start_ms[0]), step_ms, spread)
 
 
 def energy_price(feed: str, interval: Interval | None, now_ms: int) -> EnergyPrice:

@@ -23,6 +23,7 @@ from contract.units import MS_PER_S
 from controller.engine.model import EnergyPrice, HashPrice
 from controller.feeds.base import FaultCount, FeedHealth, Interval, PriceBook
 from controller.feeds.hashprice import hash_price
+from controller.forecast.known import Series
 
 _LOG = logging.getLogger(__name__)
 ROWS_MAX: Final = 5_000
@@ -83,6 +84,9 @@ class HttpPrices:
 
     def price_at(self, now_ms: int) -> EnergyPrice:
         return self._book.price_at(now_ms)
+
+    def known(self, since_ms: int, now_ms: int) -> Series | None:  # noqa: ARG002  the book holds what was told
+        return self._book.known(since_ms)
 
     async def run(self) -> None:
         await self._poller.run()

@@ -9,6 +9,7 @@ from contract.messages import PriceMessage, WireError, decode
 from contract.topics import price_topic
 from controller.engine.model import EnergyPrice
 from controller.feeds.base import FaultCount, FeedHealth, Interval, PriceBook
+from controller.forecast.known import Series
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ class MqttPrices:
 
     def price_at(self, now_ms: int) -> EnergyPrice:
         return self._book.price_at(now_ms)
+
+    def known(self, since_ms: int, now_ms: int) -> Series | None:  # noqa: ARG002  the book holds what was told
+        return self._book.known(since_ms)
 
     def on_payload(self, payload: bytes) -> None:
         """Take one message in; what is not a price is counted and left."""

@@ -11,13 +11,15 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FilePath, mode
 
 from contract.clock import Clock
 from contract.units import MS_PER_S
-from controller.feeds.base import Feeds, HashPriceFeed, PriceFeed
-from controller.feeds.csv_replay import CsvReplay
+from controller.feeds.base import Feeds, HashPriceFeed, PriceFeed, SeriesFeed
+from controller.feeds.csv_replay import CsvReplay, CsvSeries
 from controller.feeds.hashprice import GivenHashPrice, TableHashPrice, computed_table, hashprice_usd_per_ph_day
 from controller.feeds.http_json import HttpHashPrice, HttpPrices, Poll, PriceMapping, TimeForm
 from controller.feeds.mqtt import MqttPrices
 from controller.feeds.table import SeriesTable, load_series
 
+_MEASURED_MAX = 1e9
+"""A load in MW or a temperature beyond this is garbage."""
 _NETWORK_FIGURE_MAX = 1e24
 """Difficulty is about 1e14; a figure beyond this is garbage."""
 
@@ -38,8 +40,22 @@ class CsvPriceSettings(_Settings):
     interval_s: Annotated[float, Field(ge=60, le=86_400)] | None = None
     known_after_s: Seconds = 0.0
     """From an interval's start until its price may be seen."""
+    known_before_s: Seconds = 0.0
+    """How long before an interval's start its price is published: a day-ahead price. Only an outlook looks so far."""
     replay_from: AwareDatetime | None = None
     """The file's moment that is played when the controller starts; without it the file's own times hold."""
+
+
+class CsvSeriesSettings(_Settings):
+    """Replay of a column of any measurement: the system's load, a temperature."""
+
+    kind: Literal["csv"]
+    path: Annotated[FilePath, Field(description="a CSV file, plain or gzip")]
+    column: str
+    where: dict[str, str] = {}
+    known_after_s: Seconds = 0.0
+    """From an interval's start until its value may be seen."""
+    replay_from: AwareDatetime | None = None
 
 
 class _PollSettings(_Settings):
@@ -145,13 +161,24 @@ HashPriceSettings = Annotated[
 
 
 def build_feeds(
-    prices: Mapping[str, PriceSettings], hashprices: Mapping[str, HashPriceSettings], clock: Clock, chance: Random
+    prices: Mapping[str, PriceSettings],
+    hashprices: Mapping[str, HashPriceSettings],
+    clock: Clock,
+    chance: Random,
+    series: Mapping[str, CsvSeriesSettings] | None = None,
 ) -> Feeds:
     """Make every configured feed; files are read now. Raises `TableError` or `OSError`."""
     return Feeds(
         prices={name: _price_feed(name, settings, clock, chance) for name, settings in prices.items()},
         hashprices={name: _hashprice_feed(name, settings, clock, chance) for name, settings in hashprices.items()},
+        series={name: _series_feed(name, settings, clock) for name, settings in (series or {}).items()},
     )
+
+
+def _series_feed(name: str, settings: CsvSeriesSettings, clock: Clock) -> SeriesFeed:
+    table = load_series(settings.path, column=settings.column, where=settings.where, value_max=_MEASURED_MAX)
+    known_after_ms = round(settings.known_after_s * MS_PER_S)
+    return CsvSeries(name, table, known_after_ms=known_after_ms, shift_ms=_shift_ms(settings.replay_from, clock))
 
 
 def _price_feed(name: str, settings: PriceSettings, clock: Clock, chance: Random) -> PriceFeed:
@@ -164,8 +191,11 @@ def _price_feed(name: str, settings: PriceSettings, clock: Clock, chance: Random
                 interval_ms=None if settings.interval_s is None else round(settings.interval_s * MS_PER_S),
             )
             known_after_ms = round(settings.known_after_s * MS_PER_S)
+            known_before_ms = round(settings.known_before_s * MS_PER_S)
             shift_ms = _shift_ms(settings.replay_from, clock)
-            return CsvReplay(name, table, known_after_ms=known_after_ms, shift_ms=shift_ms)
+            return CsvReplay(
+                name, table, known_after_ms=known_after_ms, known_before_ms=known_before_ms, shift_ms=shift_ms
+            )
         case HttpPriceSettings():
             mapping = PriceMapping(
                 price=settings.price,
