@@ -25,6 +25,7 @@ from controller.forecast import Market, forecast
 from controller.forecast.features import SOURCES
 from controller.forecast.known import F8, Forecast, Known, Series
 from controller.forecast.localtime import DAY_MS, HOUR_MS, local_time
+from controller.forecast.moment import at_times
 
 TIMEZONE: Final = "America/Chicago"
 START_USD: Final = 8.0
@@ -237,7 +238,7 @@ def _odds(world: World, year: int, days: int) -> dict[str, list[tuple[float, ...
     ahead = np.minimum(ahead, len(world.price.values) - 1)
     spiked = (world.price.values[ahead] > market.spike_usd_per_mwh).astype(np.float64)
     starts = world.price.start_ms + np.arange(len(world.price.values)) * world.price.step_ms
-    load = world.load.values[np.clip((starts - world.load.start_ms) // HOUR_MS, 0, len(world.load.values) - 1)]
+    load = at_times(world.load, starts)
     month = local_time(TIMEZONE).month(starts)
     peaked = np.zeros(len(starts))
     for which in np.unique(month):
@@ -251,7 +252,7 @@ def _odds(world: World, year: int, days: int) -> dict[str, list[tuple[float, ...
         ),
         "ambient": [],
     }
-    ambient = world.ambient.values[(starts - world.ambient.start_ms) // HOUR_MS]
+    ambient = at_times(world.ambient, starts)
     for lead in (3, 7, 15, HORIZON - 1):
         miss = told.ambient[:, lead] - ambient[ahead[:, lead]]
         rms = float(np.sqrt(np.nanmean(miss[inside[:, lead]] ** 2)))

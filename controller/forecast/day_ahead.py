@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from controller.forecast.basis import hats, squeeze
+from controller.forecast.gram import add_products
 from controller.forecast.known import F8, Known
 from controller.forecast.localtime import DAY_MS
 from controller.forecast.moment import Moment, at_times
@@ -50,8 +51,9 @@ class DayAhead:
         if both.sum() < LEARN_MIN_DAYS * per_day:
             return
         rows, belief = hats(squeeze(told[both]), squeeze(KNOTS)), np.clip(KNOTS, -self._cap, self._cap)
-        gram = rows.T @ rows + RIDGE * np.eye(len(KNOTS))
-        self._pays = np.asarray(np.linalg.solve(gram, rows.T @ paid[both] + RIDGE * belief), dtype=np.float64)
+        gram, moment = RIDGE * np.eye(len(KNOTS)), RIDGE * belief
+        add_products(gram, moment, rows, paid[both])
+        self._pays = np.asarray(np.linalg.solve(gram, moment), dtype=np.float64)
         self._fade, self._step_ms = _fade(paid - self._shape(told), per_day), price.step_ms
 
     def path(self, now: Moment) -> tuple[F8, str]:
@@ -90,10 +92,11 @@ class DayAhead:
 def _fade(departure: F8, per_day: int) -> F8:
     """(per_day,) the regression of the departure on itself k intervals before, never rising, never below 0."""
     left = np.ones(per_day)
-    there = ~np.isnan(departure)
-    known = np.where(there, departure, 0.0)
+    there = (~np.isnan(departure)).astype(np.float64)
+    known = np.nan_to_num(departure)
+    squares = known * known
     for k in range(1, min(per_day, len(departure))):
-        weight = float(np.dot(known[:-k] * there[k:], known[:-k]))
-        left[k] = float(np.dot(known[k:], known[:-k])) / weight if weight > 0 else 0.0
+        weight = float(np.einsum("n,n->", squares[:-k], there[k:]))
+        left[k] = float(np.einsum("n,n->", known[k:], known[:-k])) / weight if weight > 0 else 0.0
     fade: F8 = np.clip(np.minimum.accumulate(left), 0.0, 1.0)
     return fade

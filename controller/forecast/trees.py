@@ -28,7 +28,7 @@ class Trees:
     """
 
     def __init__(self, local: LocalTime, cap: float) -> None:
-        self._make = _regressor()
+        self._make, self._one_thread = _library()
         self._model: Any = None
         self._local = local
         self._cap = cap
@@ -58,7 +58,8 @@ class Trees:
             rows.append(self._rows(origins, at, price.start_ms + target * price.step_ms, lead, past))
             came.append(paid[target])
         model = self._make()
-        model.fit(np.concatenate(rows), np.concatenate(came))
+        with self._one_thread(limits=1):
+            model.fit(np.concatenate(rows), np.concatenate(came))
         self._model = model
 
     def path(self, now: Moment) -> tuple[F8, str]:
@@ -74,7 +75,9 @@ class Trees:
         origins = origins_at(now.price, np.array([last], dtype=np.int64), now.known.day_ahead, None, None)
         rows = self._rows(origins, np.zeros(len(near), dtype=np.int64), now.starts[near], lead[near], now.known)
         path = path.copy()
-        path[near] = 0.5 * (path[near] + np.clip(self._model.predict(rows), -self._cap, self._cap))
+        with self._one_thread(limits=1):
+            grown = self._model.predict(rows)
+        path[near] = 0.5 * (path[near] + np.clip(grown, -self._cap, self._cap))
         return path, note
 
     def _rows(self, origins: Origins, at: I8, starts: I8, lead: I8 | int, known: Known) -> F8:
@@ -94,19 +97,15 @@ class Trees:
         return np.stack(columns, axis=1).astype(np.float64)
 
 
-def _regressor() -> Any:
+def _library() -> tuple[Any, Any]:
+    """What makes a regressor, and what keeps it to one thread: several wait for one another on a busy machine."""
     try:
         from sklearn.ensemble import HistGradientBoostingRegressor
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ImportError(
             "the forecast 'trees' needs scikit-learn, which is not installed: pip install 'wattshift[forecast]'"
         ) from error
-    return lambda: HistGradientBoostingRegressor(
-        max_iter=200,
-        learning_rate=0.04,
-        max_leaf_nodes=15,
-        min_samples_leaf=60,
-        l2_regularization=1.0,
-        early_stopping=False,
-        random_state=0,
-    )
+    settings = {"max_iter": 200, "learning_rate": 0.04, "max_leaf_nodes": 15, "min_samples_leaf": 60}
+    fixed = {"l2_regularization": 1.0, "early_stopping": False, "random_state": 0}
+    return lambda: HistGradientBoostingRegressor(**settings, **fixed), threadpool_limits

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from controller.forecast.features import WINDOW_H, Design, Origins, ahead_features, origins_at
+from controller.forecast.gram import add_products
 from controller.forecast.known import F8, Known, Series
 from controller.forecast.localtime import DAY_MS, HOUR_MS
 from controller.forecast.memo import Memo
@@ -203,8 +204,7 @@ class WalkingRidge:
                 price.start_ms + target * price.step_ms,
                 None if ahead is None else ahead[target - first],
             )
-            out.gram[k] += rows.T @ rows
-            out.moment[k] += rows.T @ paid[target]
+            add_products(out.gram[k], out.moment[k], rows, paid[target])
             if k == 0:
                 out.rows += len(target)
         return out
