@@ -19,14 +19,9 @@ MINUTES = 26
 """Three to find each other, eleven of faults and asks, twelve to come to rest."""
 
 
-OPEN = {
-    9: "7: a bank started 2 s after it stopped",
-    12: "7: a bank started 1 s after it stopped",
-    46: "4: a partition draws above its fail-safe, lease long over",
-    47: "2: 1.4 % above an obligation, nothing said in time",
-    49: "1: the main feeder 2 % above its breaker's limit",
-}
-"""Seeds whose violation is not mended yet: a debt that docs/simulation.md tells. Take one off with every mending."""
+OPEN: dict[int, str] = {}
+"""Seeds whose violation is not mended yet, each with its sentence: a debt that docs/simulation.md tells. Take one off
+with every mending."""
 
 
 def _seed(seed: int) -> ParameterSet:
