@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from sim.backtest.model import F8, Action, HashBank, Job, Site
-from sim.backtest.physics import HOURS_PER_DAY, at_ambient, feeder_paths, firm_usd_per_mwh
+from sim.backtest.physics import HOURS_PER_DAY, at_degrees, feeder_paths, firm_usd_per_mwh
 
 NEVER_LOOKS: Final = -1e9
 """A price below every value: whoever passes it takes all that fits."""
@@ -27,7 +27,7 @@ _MARGIN_MW: Final = 1e-7
 
 
 class Wish(NamedTuple):
-    """A job that may run now."""
+    """A job that may run now. Fields in the order in which wishes are sorted."""
 
     job: int
     nodes: int
@@ -75,6 +75,11 @@ class Merit:
         self._pue: list[float] = []
         self._cooling: list[float] = []
         self._bank_values: list[list[float]] = []
+        self._bank_pieces: list[tuple[float, int, int]] = []
+        """(minus USD per MWh, bank, level), the worthiest first."""
+        self._bank_spans = [
+            (bank.feeder, bank.hall, [b - a for a, b in pairwise((0.0, *bank.level_mw))]) for bank in site.banks
+        ]
         self._kind_values: list[tuple[list[float], list[float]]] = []
         self._cap = self._base_cap = 0.0
         self._hall: list[float] = []
@@ -87,9 +92,12 @@ class Merit:
         if self._at == (ambient_c, hashprice):
             return
         self._at = (ambient_c, hashprice)
-        self._pue = [float(at_ambient(hall.pue_points, ambient_c)) for hall in self._site.halls]
-        self._cooling = [float(at_ambient(hall.limit_points, ambient_c)) for hall in self._site.halls]
+        self._pue = [at_degrees(hall.pue_points, ambient_c) for hall in self._site.halls]
+        self._cooling = [at_degrees(hall.limit_points, ambient_c) for hall in self._site.halls]
         self._bank_values = [_bank_values(bank, hashprice, self._pue[bank.hall]) for bank in self._site.banks]
+        self._bank_pieces = sorted(
+            (-value, b, k) for b, values in enumerate(self._bank_values) for k, value in enumerate(values)
+        )
         self._kind_values = []
         self._clear()
         for kind in self.kinds:
@@ -116,8 +124,10 @@ class Merit:
         firm_mw = self._must(bank_mw, on, locked, wishes, free, groups)
         # A start waits behind everything that runs; a job that may start competes as if it ran, for it is due.
         units = [(self._bank_values[b][0], -1 - b, False) for b in banks if on[b] and not locked[b]]
-        may = [wish for wish in wishes if not wish.must]
-        heaps = {key: list(run) for key, run in groupby(may, key=lambda wish: (wish.kind, wish.due, wish.running))}
+        heaps: dict[tuple[int, bool, bool], list[Wish]] = {}
+        for wish in wishes:
+            if not wish.must:
+                heaps.setdefault((wish.kind, wish.due, wish.running), []).append(wish)
         units += [(self._kind_values[kind][due][0], kind, due) for kind, due, running in heaps if running]
         units += [(self._kind_values[kind][due][0], kind, due) for kind, due, running in heaps if not running]
         units.sort(key=lambda unit: -unit[0])
@@ -175,27 +185,23 @@ class Merit:
     ) -> None:
         """Higher levels and banks that start, the worthiest MWh first, down to the price."""
         table = list(groups.values())
-        pieces: list[tuple[float, int, int]] = []
-        for b in starts:
-            pieces += [(-value, b, k) for k, value in enumerate(self._bank_values[b]) if value > price]
-        for b, mw in enumerate(bank_mw):
-            if mw > 0:
-                pieces += [(-v, b, k) for k, v in enumerate(self._bank_values[b]) if k > 0 and v > price]
-        for g, group in enumerate(table):
-            pieces += [(-value, -1 - g, k) for k, value in enumerate(group.values) if value > price]
-        pieces.sort()
-        for _, who, k in pieces:
-            if self._cap <= _MARGIN_MW:
+        pieces = self._bank_pieces
+        if table:
+            more = [(-value, -1 - g, k) for g, group in enumerate(table) for k, value in enumerate(group.values)]
+            pieces = sorted(pieces + more)
+        for negative, who, k in pieces:
+            if -negative <= price or self._cap <= _MARGIN_MW:
                 break
             if who < 0:
                 group = table[-1 - who]
                 part, levels = self._site.partitions[group.kind.partition], group.kind.level_mw
                 group.taken[k] = self._grant(part.feeder, part.hall, group.nodes * (levels[k + 1] - levels[k]))
             elif k == 0:
-                self._start_bank(who, bank_mw)
-            elif bank_mw[who] > 0:
-                bank = self._site.banks[who]
-                bank_mw[who] += self._grant(bank.feeder, bank.hall, bank.level_mw[k] - bank.level_mw[k - 1])
+                if who in starts:
+                    self._start_bank(who, bank_mw)
+            elif bank_mw[who] > 0.0:
+                feeder, hall, spans = self._bank_spans[who]
+                bank_mw[who] += self._grant(feeder, hall, spans[k])
 
     def _start_bank(self, b: int, bank_mw: list[float]) -> None:
         bank = self._site.banks[b]

@@ -37,6 +37,19 @@ def at_ambient(points: tuple[tuple[float, float], ...], ambient_c: F8 | float | 
     return np.asarray(np.interp(x, [p[0] for p in points], [p[1] for p in points]), dtype=np.float64)
 
 
+def at_degrees(points: tuple[tuple[float, float], ...], ambient_c: float | None) -> float:
+    """As `at_ambient`, of one temperature and without arrays."""
+    x = AMBIENT_UNKNOWN_C if ambient_c is None else ambient_c
+    low = points[0]
+    if x <= low[0]:
+        return low[1]
+    for high in points[1:]:
+        if x < high[0]:
+            return low[1] + (high[1] - low[1]) * (x - low[0]) / (high[0] - low[0])
+        low = high
+    return low[1]
+
+
 def steps_of(hours: float, interval_h: float) -> int:
     """A dwell in whole intervals, rounded up; 0 for none."""
     return math.ceil(hours / interval_h - 1e-9) if hours > 0 else 0

@@ -70,21 +70,32 @@ class Eyes:
 
 
 def past(timeline: Timeline) -> Timeline:
-    """The history on its own, to tune on: its intervals, the jobs due in it, obligations over before its end."""
-    end = timeline.history
-    end_ms = timeline.start_ms + end * timeline.interval_ms
+    """The history on its own, to tune on."""
+    return part(timeline, 0, timeline.history)
+
+
+def part(timeline: Timeline, first: int, last: int) -> Timeline:
+    """Intervals [first, last) on their own, without history, and the jobs and obligations that lie in them whole."""
+    begin_ms = timeline.start_ms + first * timeline.interval_ms
+    end_ms = timeline.start_ms + last * timeline.interval_ms
+    known = timeline.day_ahead_known
+
+    def cut(values: F8 | None) -> F8 | None:
+        return None if values is None else values[first:last]
+
     return replace(
         timeline,
+        start_ms=begin_ms,
         history=0,
-        price=timeline.price[:end],
-        filled=timeline.filled[:end],
-        day_ahead=None if timeline.day_ahead is None else timeline.day_ahead[:end],
-        day_ahead_known=None if timeline.day_ahead_known is None else timeline.day_ahead_known[:end],
-        hashprice=timeline.hashprice[:end],
-        ambient_c=None if timeline.ambient_c is None else timeline.ambient_c[:end],
-        load_mw=None if timeline.load_mw is None else timeline.load_mw[:end],
-        jobs=tuple(job for job in timeline.jobs if job.deadline_ms <= end_ms),
-        obligations=tuple(due for due in timeline.obligations if due.ends_ms <= end_ms),
+        price=timeline.price[first:last],
+        filled=timeline.filled[first:last],
+        day_ahead=cut(timeline.day_ahead),
+        day_ahead_known=None if known is None else known[first:last],
+        hashprice=timeline.hashprice[first:last],
+        ambient_c=cut(timeline.ambient_c),
+        load_mw=cut(timeline.load_mw),
+        jobs=tuple(job for job in timeline.jobs if job.submit_ms >= begin_ms and job.deadline_ms <= end_ms),
+        obligations=tuple(due for due in timeline.obligations if due.told_ms >= begin_ms and due.ends_ms <= end_ms),
     )
 
 

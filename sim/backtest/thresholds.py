@@ -7,18 +7,22 @@ waits a while; it is tuned on the history, on the plant itself. All obey limits,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
+
+import numpy as np
 
 from contract.units import MS_PER_HOUR
 from sim.backtest.desk import Desk
 from sim.backtest.merit import NEVER_LOOKS, Merit
 from sim.backtest.model import Action, Seen, Site, Timeline
 from sim.backtest.peakwatch import PeakWatch
-from sim.backtest.physics import steps_of
+from sim.backtest.physics import local_months, steps_of
 from sim.backtest.plant import Plant
-from sim.backtest.seen import Eyes, past
+from sim.backtest.seen import Eyes, part, past
 
+FORTNIGHT_MS: Final = 14 * 24 * MS_PER_HOUR
 WATCH_SHARE: Final = 0.97
 """Of the month's highest load, from which break-even stands down for the peak charge."""
 
@@ -134,17 +138,47 @@ class HysteresisPolicy(_Threshold):
 
 
 def tuned(site: Site, history: Timeline, lag: int) -> Thresholds:
-    """The thresholds that earn most on a history: first the band, then the wait, then the watch for peaks."""
+    """The thresholds that earn most on a history: first the band, then the wait, then the watch for peaks.
+
+    Band and wait are tried on every second fortnight, which every season and most spikes are in, without the peaks;
+    the watch on the months that have peaks.
+    """
     best = Thresholds()
-    most = _earned(best, site, history, lag)
-    for refine in (_bands, _waits, _watches):
-        if refine is _watches and (history.load_mw is None or not site.energy.peak_months):
-            continue
-        for tried in refine(best):
-            usd = _earned(tried, site, history, lag)
-            if usd > most:
-                best, most = tried, usd
+    plain = replace(site, energy=replace(site.energy, peak_charge_usd_per_mw_year=0.0))
+    weeks = _fortnights(history)
+    most = _earned(best, plain, weeks, lag)
+    for refine in (_bands, _waits):
+        best, most = _better(refine(best), best, most, plain, weeks, lag)
+    summer = _peak_months(site, history)
+    if summer is not None:
+        best, _ = _better(_watches(best), best, _earned(best, site, [summer], lag), site, [summer], lag)
     return best
+
+
+def _better(
+    tries: Sequence[Thresholds], best: Thresholds, most: float, site: Site, spans: Sequence[Timeline], lag: int
+) -> tuple[Thresholds, float]:
+    for tried in tries:
+        usd = _earned(tried, site, spans, lag)
+        if usd > most:
+            best, most = tried, usd
+    return best, most
+
+
+def _fortnights(history: Timeline) -> list[Timeline]:
+    """Every second one, the last included; a history of less than four weeks whole."""
+    span, count = FORTNIGHT_MS // history.interval_ms, len(history.price)
+    if count < 2 * span:
+        return [history]
+    return [part(history, last - span, last) for last in range(count, span - 1, -2 * span)]
+
+
+def _peak_months(site: Site, history: Timeline) -> Timeline | None:
+    """From the first to the last interval of the history that may hold a peak; None where nobody is charged for one."""
+    if history.load_mw is None or site.energy.peak_charge_usd_per_mw_year <= 0:
+        return None
+    at = np.flatnonzero(np.isin(local_months(history, site.timezone) % 100, site.energy.peak_months))
+    return part(history, int(at[0]), int(at[-1]) + 1) if len(at) else None
 
 
 def _bands(rules: Thresholds) -> list[Thresholds]:
@@ -159,13 +193,16 @@ def _watches(rules: Thresholds) -> list[Thresholds]:
     return [replace(rules, watch=watch) for watch in WATCHES]
 
 
-def _earned(thresholds: Thresholds, site: Site, history: Timeline, lag: int) -> float:
-    policy = HysteresisPolicy(thresholds)
-    policy.prepare(site, history, lag)
-    plant, eyes = Plant(site, history), Eyes(history, lag)
-    while not plant.done:
-        plant.step(policy.act(eyes.see(plant.index, plant.state, plant.cap_mw)))
-    return plant.close(policy.name)[0].profit_usd
+def _earned(thresholds: Thresholds, site: Site, spans: Sequence[Timeline], lag: int) -> float:
+    total = 0.0
+    for span in spans:
+        policy = HysteresisPolicy(thresholds)
+        policy.prepare(site, span, lag)
+        plant, eyes = Plant(site, span), Eyes(span, lag)
+        while not plant.done:
+            plant.step(policy.act(eyes.see(plant.index, plant.state, plant.cap_mw)))
+        total += plant.close(policy.name)[0].profit_usd
+    return total
 
 
 def _due_within(seen: Seen, hours: float) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sim.backtest.model import Energy, Obligation
-from sim.backtest.physics import peak_usd_per_mw
+from sim.backtest.physics import at_ambient, at_degrees, peak_usd_per_mw
 from sim.backtest.thresholds import BreakEvenPolicy
 from tests.sim.backtest.worlds import HOUR_MS, START_MS, STEP_MS, act, job, lived, run, site, timeline, wild_timeline
 
@@ -176,3 +176,10 @@ def test_an_hour_has_hours() -> None:
     hourly = timeline([50.0] * 2, interval_ms=HOUR_MS)
     hour, _, _ = lived(plan, hourly, [act(BANKS_FULL)] * 2)
     assert hour.profit_usd == pytest.approx(quarter.profit_usd)
+
+
+def test_a_halls_curve_is_the_same_of_one_temperature_as_of_many() -> None:
+    points = ((10.0, 9.0), (20.0, 8.0), (40.0, 2.0))
+    degrees = np.array([-5.0, 10.0, 13.0, 20.0, 27.5, 40.0, 55.0])
+    assert at_ambient(points, degrees).tolist() == pytest.approx([at_degrees(points, float(c)) for c in degrees])
+    assert at_degrees(points, None) == float(at_ambient(points, None))
