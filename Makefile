@@ -19,6 +19,8 @@ $(VENV)/.ready: pyproject.toml
 	@echo "setting up $(VENV) (a minute or two, once)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo "compiling the optimiser (a minute or two, once)"
+	@$(BIN)/wattshift-controller --warm-up
 	@touch $@
 
 demo: setup  ## run the main job here: broker, controller, two simulated hybrid sites (ARGS="--for 60s --json")

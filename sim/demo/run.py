@@ -24,6 +24,7 @@ from controller.app import Controller
 from controller.config import ControllerConfig
 from controller.daemon import make_journal, serve
 from controller.engine.decide import decide
+from controller.engine.optimiser.solver import warm_up
 from controller.feeds.settings import build_feeds
 from controller.feeds.table import SeriesTable, load_series
 from sim.account import Bookkeeper
@@ -90,7 +91,10 @@ class Demo:
         self.options = options
         self.tell = tell
         self.prices = load_series(SAMPLES / RT_FILE)
-        self.clock = ScaledClock(options.speed, round(options.start.timestamp() * MS_PER_S))
+        start_ms = round(options.start.timestamp() * MS_PER_S)
+        tell(DemoEvent("optimiser", None, start_ms, "Loading the optimiser; compiled anew it takes a minute or two."))
+        warm_up()  # before the clock runs, for it runs fast
+        self.clock = ScaledClock(options.speed, start_ms)
         self.start_ms = self.clock.wall_ms()
         self.end_ms = self.prices.end_ms
         self.recorder = Recorder(self.clock.wall_ms)
@@ -180,6 +184,7 @@ class Demo:
                 },
                 "price": "hb-houston",
                 "hashprice": "btc",
+                "engine": {"forecast": "persistence", "timezone": "America/Chicago"},
                 "params": self._params(),
             }
         )

@@ -8,6 +8,7 @@ from controller.engine.model import EnergyPrice
 from controller.feeds.base import FeedHealth, Interval, energy_price
 from controller.feeds.csv_replay import CsvReplay
 from controller.feeds.table import SeriesTable
+from controller.forecast.known import Series
 
 
 class Market:
@@ -31,6 +32,11 @@ class Market:
         interval = Interval(newest.interval_start_ms, newest.interval_ms, newest.usd_per_mwh)
         return energy_price(newest.feed, interval, now_ms)
 
+    def series(self, since_ms: int, now_ms: int) -> Series | None:
+        """Those given so far that a clock at `now_ms` finds."""
+        given_ms = self._now_ms() if self.silent_since_ms is None else self.silent_since_ms
+        return self._replay.known(since_ms, min(now_ms, given_ms))
+
     @property
     def age_ms(self) -> int | None:
         """Of the newest price given, by true time."""
@@ -53,6 +59,9 @@ class Feed:
 
     def price_at(self, now_ms: int) -> EnergyPrice:
         return self._market.known(now_ms)
+
+    def known(self, since_ms: int, now_ms: int) -> Series | None:
+        return self._market.series(since_ms, now_ms)
 
     async def run(self) -> None:
         return

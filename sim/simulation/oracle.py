@@ -20,7 +20,8 @@ def oracle(
     asked: tuple[tuple[Obligation, ...], tuple[Override, ...]],
     on_for_ms: dict[str, int],
 ) -> Decision:
-    """Decide on the truth, from the same setpoints as the decision that was made."""
+    """Decide on the truth, from the same setpoints, outlook and last plan as the decision that was made: what is to be
+    expected of prices is no fact that one could know better."""
     before = made.frozen.sites[0]
     site = SiteSnapshot(
         site=plate.site,
@@ -33,6 +34,9 @@ def oracle(
         obligations=asked[0],
         overrides=asked[1],
         previous=before.previous,
+        outlook=before.outlook,
+        quota=before.quota,
+        carry=before.carry,
     )
     return decide(Snapshot(at_ms=now_ms, sites=(site,)), made.rules)
 
