@@ -13,6 +13,8 @@ from sim.backtest.model import F8, Obligation, Seen, State, Timeline
 
 LOAD_LATE_MS: Final = MS_PER_HOUR
 """System load is published so much later."""
+HISTORY_MIN_MS: Final = 7 * 24 * MS_PER_HOUR
+"""With less history than that, thresholds are not tuned."""
 
 
 class Eyes:

@@ -21,6 +21,7 @@ from contract.units import MS_PER_HOUR, MS_PER_MINUTE, MS_PER_S
 from controller.feeds.table import SeriesTable, TableError, load_series
 from sim.backtest.csvfile import SeriesError, distinct, header_of
 from sim.backtest.model import F8, U1, Job, Timeline
+from sim.backtest.seen import HISTORY_MIN_MS
 from sim.backtest.signals import load_signals
 from sim.backtest.sitefile import SitePlan
 from sim.backtest.trace import lay_out, load_trace
@@ -88,6 +89,8 @@ def load_timeline(
     count, history = (end - first) // step, (start - first) // step
     grid = first + step * np.arange(count, dtype=np.int64)
     said = list(plan.said)
+    if history * step < HISTORY_MIN_MS:
+        said.append(f"{plan.site.id}: less than a week before the window: hysteresis keeps its defaults")
     price, filled = _held(rt, grid, step, history, said)
     day_ahead, published = None, None
     if files.da is not None:

@@ -20,7 +20,7 @@ from sim.backtest.model import Action, Seen, Site, Timeline
 from sim.backtest.peakwatch import PeakWatch
 from sim.backtest.physics import local_months, steps_of
 from sim.backtest.plant import Plant
-from sim.backtest.seen import Eyes, part, past
+from sim.backtest.seen import HISTORY_MIN_MS, Eyes, part, past
 
 FORTNIGHT_MS: Final = 14 * 24 * MS_PER_HOUR
 WATCH_SHARE: Final = 0.97
@@ -131,8 +131,7 @@ class HysteresisPolicy(_Threshold):
 
     def prepare(self, site: Site, timeline: Timeline, lag: int) -> None:
         """Tune, where there is a history of at least a week; the defaults stand where there is none."""
-        week = 7 * 24 * MS_PER_HOUR
-        if not self._fixed and timeline.history * timeline.interval_ms >= week:
+        if not self._fixed and timeline.history * timeline.interval_ms >= HISTORY_MIN_MS:
             self.thresholds = tuned(site, past(timeline), lag)
         super().prepare(site, timeline, lag)
 

@@ -42,6 +42,7 @@ def test_the_interval_is_detected_and_history_stands_before_the_window(tmp_path:
     assert (line.interval_ms, line.history, len(line.price)) == (900_000, 96 * 4, 96 * 6)
     assert line.price[line.history] == 96 * 4 - 500
     assert any("no jobs" in text for text in said)
+    assert any("less than a week before the window: hysteresis keeps its defaults" in text for text in said)
     assert _load(plan, Files(rt), "2023-06-05", "2023-06-07", history=1)[0].history == 96
 
 
