@@ -37,8 +37,8 @@ class Market:
     peak_months: tuple[int, ...] = ()
     """Months that have one coincident peak each, such as (6, 7, 8, 9) for 4CP."""
     plan_cap_usd_per_mwh: float = 250.0
-    """The price model plans with E[min(price, cap)]: a price above the cap counts as the cap. Two to three times what
-    the dearest load is worth serves; no decision changes where all of it is off anyway."""
+    """Forecasts plan with E[min(price, cap)]: a price above the cap counts as the cap, but for the running interval's
+    own where it is known. Two to three times what the dearest load is worth serves: all of it is off there anyway."""
     sources: tuple[str, ...] = ("hour", "day_ahead")
     """What the price model reads beside the price itself: `controller.forecast.features.SOURCES`."""
     unknown_usd_per_mwh: float = 0.0
@@ -62,7 +62,7 @@ def forecast(name: str, market: Market | None = None) -> Forecast:
 def _price_part(name: str, market: Market, local: LocalTime) -> PricePart:
     match name:
         case "persistence":
-            return Persistence()
+            return Persistence(market.plan_cap_usd_per_mwh)
         case "day_ahead":
             return DayAhead(market.plan_cap_usd_per_mwh)
         case "blended":

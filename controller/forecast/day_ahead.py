@@ -27,7 +27,7 @@ KNOTS: Final = np.array([-50.0, 0, 15, 25, 35, 50, 75, 120, 250, 1000, 5000])
 
 
 class DayAhead:
-    """Price path from day-ahead and the last known price; prices count up to `cap` USD/MWh in what is learned."""
+    """Price path from day-ahead and the last known price; a real-time price counts up to `cap` USD/MWh."""
 
     def __init__(self, cap: float) -> None:
         self._cap = cap
@@ -36,7 +36,7 @@ class DayAhead:
         self._fade: F8 = np.zeros(0)
         """By intervals since the last known price."""
         self._step_ms = 0
-        self._without = Persistence()
+        self._without = Persistence(cap)
 
     def fit(self, past: Known) -> None:
         """Learn from the last year; less than 28 days of both prices teach nothing."""
@@ -69,7 +69,8 @@ class DayAhead:
         else:
             then_ms = now.first_ms - now.late * now.step_ms
             then = float(self._shape(at_times(known.day_ahead, np.array([then_ms], dtype=np.int64)))[0])
-            departure = 0.0 if np.isnan(then) else now.last - then
+            last = min(max(now.last, -self._cap), self._cap)
+            departure = 0.0 if np.isnan(then) else last - then
             path = shape + departure * self._left(now)
         missing = np.isnan(shape)
         if missing.any():

@@ -30,8 +30,8 @@ NODES: Final = np.linspace(-2.4, 2.4, 9)
 """Standard deviations at which a daily peak's distribution is looked at."""
 CHANCE_MIN: Final = 1e-7
 LEARN_MONTHS: Final = 24
-ASKED_HOURS: Final = (10, 15)
-"""Local hours of each past day at which the recalibration looks at what would have been told."""
+ASK_EVERY_H: Final = 11
+"""The recalibration looks every so many hours at what would have been told: by and by at every hour of the day."""
 LEARN_MIN: Final = 3
 RIDGE: Final = 0.5
 READ_DAYS: Final = 40
@@ -203,15 +203,13 @@ def _normal(z: F8) -> F8:
 
 
 def _told_and_came(load: Series, first: int, end: int, late_ms: int, local: LocalTime) -> tuple[F8, F8]:
-    """For one month, load intervals `first` to `end`: what is told at `ASKED_HOURS` of each day, and what came."""
+    """For one month, load intervals `first` to `end`: what is told every `ASK_EVERY_H` for a day, and what came."""
     per_day = DAY_MS // load.step_ms
     top = first + int(np.nanargmax(load.values[first:end]))
-    starts = load.start_ms + np.arange(first, end, dtype=np.int64) * load.step_ms
-    asked = first + np.flatnonzero(np.isin(local.hour(starts), ASKED_HOURS) & (starts % HOUR_MS == 0))
     odds, hits = [np.zeros(0)], [np.zeros(0)]
-    for at in asked:
-        ends = int(at) - late_ms // load.step_ms
-        target = np.arange(int(at), min(int(at) + per_day, end), dtype=np.int64)
+    for at in range(first, end, max(ASK_EVERY_H * HOUR_MS // load.step_ms, 1)):
+        ends = at - late_ms // load.step_ms
+        target = np.arange(at, min(at + per_day, end), dtype=np.int64)
         if ends < 2 * per_day:
             continue
         told = Series(load.start_ms, load.step_ms, load.values[:ends])

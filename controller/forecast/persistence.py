@@ -16,7 +16,11 @@ FADE_H: Final = 1.0
 
 
 class Persistence:
-    """Price path from the price alone. Nothing to fit."""
+    """Price path from the price alone. Nothing to fit. What is carried on counts up to `cap` USD/MWh: a spike of
+    thousands that fades by thirds would else forbid running for hours."""
+
+    def __init__(self, cap: float) -> None:
+        self._cap = cap
 
     def fit(self, past: Known) -> None:
         """Nothing is learned."""
@@ -28,9 +32,10 @@ class Persistence:
         if np.isnan(now.last):
             return usual, "no price known"
         short = np.isnan(usual)
-        usual = np.where(short, now.last, usual)
-        fade = np.exp(-(now.starts - now.first_ms) / (FADE_H * 3_600_000))
-        path: F8 = usual + (now.last - usual) * fade
+        last = min(max(now.last, -self._cap), self._cap)
+        usual = np.where(short, last, usual)
+        since_h = (now.starts - now.first_ms + now.late * now.step_ms) / 3_600_000
+        path: F8 = usual + (last - usual) * np.exp(-since_h / FADE_H)
         return path, "less than a day of prices: the last one stays" if short.all() else ""
 
 

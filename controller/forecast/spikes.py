@@ -98,7 +98,7 @@ class SpikeChance:
         for low, high in pairwise(lead_steps):
             leads = np.arange(int(np.floor(low)) + 1, int(np.floor(high)) + 1)
             if not len(leads):
-                weights.append(weights[-1] if weights else np.full(4 + (ahead is not None), np.nan))
+                weights.append(weights[-1] if weights else np.full(5 + (ahead is not None), np.nan))
                 continue
             origin = np.arange(0, len(index) - leads[-1], max(len(index) // ROWS_MAX, 1) | 1)
             target = origin + leads[origin % len(leads)]
@@ -110,13 +110,11 @@ class SpikeChance:
                 weights[k] = weights[k + 1]
         return np.array(weights)
 
-    def _rows(self, value: F8 | float, recent: F8 | float, hour: F8, ahead: F8 | None) -> F8:
-        """(N, F): one, the last price, the recent maximum, the hour's odds and the day-ahead price of the target."""
-        rows = np.empty((len(hour), 4 if ahead is None else 5))
-        rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] = 1.0, value, recent, hour
-        if ahead is not None:
-            rows[:, 4] = self._log(ahead)
-        return rows
+    def _rows(self, value: F8, recent: F8, hour: F8, ahead: F8 | None) -> F8:
+        """(N, F): one, the last price below the threshold and above it, the recent maximum, the hour's odds, and the
+        target's day-ahead price."""
+        rows = np.stack([np.ones(len(hour)), np.minimum(value, 0.0), np.maximum(value, 0.0), recent, hour], axis=1)
+        return rows if ahead is None else np.column_stack([rows, self._log(ahead)])
 
     def _log(self, usd_per_mwh: F8) -> F8:
         """The price against the threshold, on a log scale: 0 at the threshold, about -3 at a twentieth of it."""
@@ -126,10 +124,10 @@ class SpikeChance:
 
 def _chances(weights: F8, which: I8, last: float, recent: float, hour: F8, ahead: F8 | None) -> F8:
     """(N,) by the regression `which` names for each, of rows as `SpikeChance._rows` has them."""
-    common = weights[:, 0] + weights[:, 1] * last + weights[:, 2] * recent
+    common = weights[:, 0] + weights[:, 1] * min(last, 0.0) + weights[:, 2] * max(last, 0.0) + weights[:, 3] * recent
     picked = weights[which]
-    logit = common[which] + picked[:, 3] * hour
-    return sigmoid(logit if ahead is None else logit + picked[:, 4] * ahead)
+    logit = common[which] + picked[:, 4] * hour
+    return sigmoid(logit if ahead is None else logit + picked[:, 5] * ahead)
 
 
 def _hourly_odds(over: F8, hour: I8) -> F8:
