@@ -211,7 +211,7 @@ def _imposed(answer: dict[str, Any]) -> str:
 
 def _preview(seen: dict[str, Any]) -> str:
     """What would follow, as a table."""
-    change = "-" if seen["change_mw"] is None else f"{seen['change_mw']:+,.2f} MW"
+    change = mw(None if seen["change_mw"] is None else seen["change_mw"] * 1e6, "+")
     rows = [["power", f"{mw(seen['before_w'])} to {mw(seen['after_w'])}, {change}"]]
     money = seen["usd_per_h"]
     told = "unknown: no price" if money is None else f"{money['expected']:+,.0f} USD/h"

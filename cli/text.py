@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 _CODES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+_SMALL_W: Final = 100_000
 FIGURES: Final = frozenset(
     {"metered", "planned", "cap", "price", "USD/h", "target", "draws", "worth USD/MWh", "value", "data age", "left"}
 )
@@ -34,8 +35,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequenc
     return "\n".join(lines)
 
 
-def mw(power_w: int | None) -> str:
-    return "-" if power_w is None else f"{power_w / 1e6:,.2f} MW"
+def mw(power_w: float | None, sign: str = "") -> str:
+    """In megawatts, a tenth of one and less in kilowatts; `sign` is + where a plus is to be seen."""
+    if power_w is None:
+        return "-"
+    if 0 < abs(power_w) < _SMALL_W:
+        return f"{power_w / 1e3:{sign},.1f} kW"
+    return f"{power_w / 1e6:{sign},.2f} MW"
 
 
 def usd(amount: float | None) -> str:

@@ -216,12 +216,20 @@ class Overrides:
         """Keep no more of a site's that are over than may be alive."""
         over = [each for each in self._by_site.get(site, ()) if each.is_over(now_ms)]
         over.sort(key=lambda each: (each.revoked_at_ms or each.ends_at_ms or 0, each.id))
-        for each in over[: max(len(over) - PER_SITE_MAX + 1, 0)]:
-            del self._all[each.id]
+        gone = {each.id for each in over[: max(len(over) - PER_SITE_MAX + 1, 0)]}
+        if gone:
+            self._by_site[site] = tuple(each for each in self._by_site[site] if each.id not in gone)
+            for key in gone:
+                del self._all[key]
 
     def _keep(self, override: Imposed) -> Imposed:
+        """Only its site is indexed anew: there may be thousands."""
+        before = self._all.get(override.id)
+        if before is not None and before.site != override.site:  # the id of one that is over, taken for another site
+            self._by_site[before.site] = tuple(each for each in self._by_site[before.site] if each.id != override.id)
         self._all[override.id] = override
-        self._index()
+        others = (each for each in self._by_site.get(override.site, ()) if each.id != override.id)
+        self._by_site[override.site] = tuple(sorted([*others, override], key=lambda each: each.id))
         return override
 
     def _index(self) -> None:

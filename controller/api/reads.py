@@ -10,11 +10,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from controller.api import doctor, views
 from controller.api.gate import PRINCIPAL
-from controller.api.override_schemas import OverridesOut, OverridesQuery
+from controller.api.override_schemas import OverrideOut, OverridesOut, OverridesQuery
 from controller.api.problems import problem
 from controller.api.requests import FLUSH_S, answer, query, reached_site
 from controller.api.schemas import (
     CheckOut,
+    DecisionOut,
     DecisionsOut,
     DecisionsQuery,
     DoctorOut,
@@ -38,6 +39,7 @@ from controller.journal.base import JournalError, StoredDecision
 from controller.overrides_model import Imposed
 
 _YIELD_EVERY: Final = 64
+_DECISIONS_EVERY: Final = 8
 _SCOPE_MAX: Final = 100
 """Sites of a scoped token whose decisions are gathered in one answer."""
 
@@ -113,7 +115,11 @@ class Reads:
             last = [views.decision(state.decided) for state in found if state.decided is not None]
             return answer(DecisionsOut(decisions=last[: asked.limit], from_journal=False))
         stored.sort(key=lambda each: -each.n)
-        out = [views.stored_decision(each) for each in stored[: asked.limit]]
+        out: list[DecisionOut] = []
+        for each in stored[: asked.limit]:
+            out.append(views.stored_decision(each))
+            if len(out) % _DECISIONS_EVERY == 0:
+                await asyncio.sleep(0)
         return answer(DecisionsOut(decisions=out, from_journal=True))
 
     async def signals(self, request: web.Request) -> web.Response:
@@ -133,9 +139,15 @@ class Reads:
         held = [each for each in self._controller.overrides.entries(asked.site) if who.reaches(each.site)]
         if asked.state == "standing":
             held = [each for each in held if not each.is_over(now_ms)]
-        out = all_out(self._controller, held)
+        sites: dict[str, list[Imposed]] = {}
+        for each in held:
+            sites.setdefault(each.site, []).append(each)
+        out: list[OverrideOut] = []
+        for site, mine in sites.items():
+            out += all_out(self._controller, site, mine)
+            await asyncio.sleep(0)  # resolving a site of many banks takes as long as an order may wait
         if asked.state not in ("standing", "all"):
-            out = [each for each in out if each.state == asked.state]
+            out = [found for found in out if found.state == asked.state]
         return answer(OverridesOut(overrides=out))
 
     async def override(self, request: web.Request) -> web.Response:

@@ -160,16 +160,10 @@ class Standing:
         return EffectOut(targets=len(covered), confirmed=confirmed, failed=failed)
 
 
-def all_out(controller: Controller, overrides: Iterable[Imposed]) -> list[OverrideOut]:
-    """Each site is resolved once."""
-    sites: dict[str, Standing] = {}
-    out: list[OverrideOut] = []
-    for each in overrides:
-        standing = sites.get(each.site)
-        if standing is None:
-            standing = sites[each.site] = Standing(controller, each.site)
-        out.append(standing.out(each))
-    return out
+def all_out(controller: Controller, site: str, overrides: Iterable[Imposed]) -> list[OverrideOut]:
+    """Overrides of one site, which is resolved once."""
+    standing = Standing(controller, site)
+    return [standing.out(each) for each in overrides]
 
 
 def target_out(what: Imposed | OverrideAsk) -> TargetOut:

@@ -62,7 +62,9 @@ def site(controller: Controller, state: SiteState) -> SiteOut:
         banks=_banks(controller, state),
         obligations=list(controller.signals.of(state.site, now_ms)),
         overrides=all_out(
-            controller, [each for each in controller.overrides.entries(state.site) if not each.is_over(now_ms)]
+            controller,
+            state.site,
+            [each for each in controller.overrides.entries(state.site) if not each.is_over(now_ms)],
         ),
     )
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from contract.messages import BankReceipt, Mode, Receipt, ReceiptState
+from contract.messages import BankReceipt, Mode, Receipt, ReceiptState, Status
 from contract.reasons import ReceiptReason
 from controller.api.app import CONFIRM
 from controller.journal.memory import MemoryJournal
 from controller.journal.sql import SqlJournal
 from tests.controller.api.stand import GOOD, Stand, deciding, standing
-from tests.controller.kit import BASE_W, RATED_W, StubClock, report, until
+from tests.controller.kit import BASE_W, RATED_W, StubClock, plate, report, until
 
 SITE = {"site": "alpha"}
 HOLD = {"target": SITE, "kind": "hold", "reason": "r", "duration_s": 600}
@@ -445,6 +445,14 @@ class TestRestart:
             status, again, _ = await stand.call("POST", "/v1/overrides", HOLD, headers=keyed)
             assert (status, again["override"]["id"]) == (200, first["override"]["id"])
             assert len(stand.controller.overrides.entries()) == 4
+
+    async def test_an_agent_that_starts_anew_is_under_what_stands(self, stand: Stand) -> None:
+        lock = (await stand.override(target={"site": "alpha", "workload": "hash"}))["override"]["id"]
+        stand.bus.deliver(Status(site="alpha", boot="b2", online=True), plate(boot="b2"), report(boot="b2"))
+        await until(lambda: stand.bus.orders()[-1].based_on_boot == "b2")
+        assert targets(stand) == [0, 0]
+        _, body, _ = await stand.call("GET", "/v1/overrides")
+        assert [(each["id"], each["state"]) for each in body["overrides"]] == [(lock, "active")]
 
 
 async def test_deciding_a_preview_leaves_the_loop_free(stand: Stand) -> None:
