@@ -15,7 +15,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from contract.messages import Workload
+from contract.messages import Mode, Workload
 from contract.units import MS_PER_S
 from controller.app import CONFLICT_ALARM_MS, Controller
 from controller.state import SiteState
@@ -211,8 +211,13 @@ def _report_age(state: SiteState, mono_ms: int) -> float | None:
     return None if state.report is None else (mono_ms - state.report_at_ms) / MS_PER_S
 
 
+def _local(state: SiteState) -> float | None:
+    return None if state.report is None else int(state.report.mode is Mode.LOCAL)
+
+
 _SITE_GAUGES: Final[tuple[tuple[str, str, Callable[[SiteState, int], float | None]], ...]] = (
     ("site_online", "1 while the agent is online", lambda state, _: int(state.online)),
+    ("site_local", "1 while a person on site is in charge: orders are refused", lambda state, _: _local(state)),
     ("site_report_age_seconds", "Since the newest report came", _report_age),
     ("site_metered_watts", "Power at the main meter", lambda state, _: state.main_power_w()),
     (

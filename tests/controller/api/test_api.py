@@ -313,6 +313,7 @@ class TestMetrics:
             'wattshift_site_planned_watts{site="alpha"} 1.05e+06',
             'wattshift_site_cap_watts{site="alpha"} 1.05e+06',
             'wattshift_site_obligation_open{site="alpha"} 1.0',
+            'wattshift_site_local{site="alpha"} 0.0',
             'wattshift_site_obligation_target_watts{site="alpha"} 1.05e+06',
             'wattshift_controller_build_info{python="',
             'wattshift_site_target_watts{site="alpha",workload="hash"} 1e+06',
