@@ -1,8 +1,8 @@
 """The world's files become a `Timeline`. The strict loader is `controller.feeds.table`; here is what a backtest adds.
 
 Price files may hold any interval from 5 minutes to an hour. Gaps are filled with the last value and counted; more
-than `GAP_SHARE_MAX` of the window missing is an error. Everything else that is wrong is one `SeriesError` that names
-the file, the place in it and what to do.
+than `GAP_SHARE_MAX` of the window's prices missing is an error. Everything else that is wrong is one `SeriesError`
+that names the file, the place in it and what to do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from sim.backtest.sitefile import SitePlan
 from sim.backtest.trace import lay_out, load_trace
 
 GAP_SHARE_MAX: Final = 0.05
-"""Of the judged window: more missing, and the file cannot be judged on."""
+"""Of the judged window: more prices missing, and the file cannot be judged on."""
+SIDE_GAP_SHARE_MAX: Final = 0.20
+"""The same of weather, load and hashprice, which move slowly."""
 HISTORY_DAYS: Final = 365
 INTERVAL_MIN_MS: Final = 5 * MS_PER_MINUTE
 INTERVAL_MAX_MS: Final = MS_PER_HOUR
@@ -91,7 +93,7 @@ def load_timeline(
     said = list(plan.said)
     if history * step < HISTORY_MIN_MS:
         said.append(f"{plan.site.id}: less than a week before the window: hysteresis keeps its defaults")
-    price, filled = _held(rt, grid, step, history, said)
+    price, filled = _held(rt, grid, step, history, said, most=GAP_SHARE_MAX)
     day_ahead, published = None, None
     if files.da is not None:
         day_ahead = _day_ahead(_table(files.da, _DA, "_usd_per_mwh", hub), grid, history, said)
@@ -185,11 +187,18 @@ _FIXES: Final = {
 
 
 def _held(
-    table: SeriesTable, grid: NDArray[np.int64], step: int, history: int, said: list[str], begin: float = np.nan
+    table: SeriesTable,
+    grid: NDArray[np.int64],
+    step: int,
+    history: int,
+    said: list[str],
+    begin: float = np.nan,
+    most: float = SIDE_GAP_SHARE_MAX,
 ) -> tuple[F8, U1]:
     """The value in force at each interval, the last one where there is none, and where that was so.
 
-    A series finer than the grid is averaged. Before its first value stands `begin`, in the history only.
+    A series finer than the grid is averaged. Before its first value stands `begin`, in the history only. Raises
+    `SeriesError` where more than the share `most` of the window is missing.
     """
     starts, values = table.start_ms, table.values
     if table.interval_ms < step:
@@ -199,11 +208,11 @@ def _held(
     held_for = grid - starts[np.maximum(at, 0)]
     missing = (at < 0) | (held_for >= max(table.interval_ms, step))
     lost, judged = int(missing[history:].sum()), len(grid) - history
-    if lost > GAP_SHARE_MAX * judged or (judged and at[history] < 0):
+    if lost > most * judged or (judged and at[history] < 0):
         raise SeriesError(
             f"{table.source}: column {table.column}: has no value for {lost} of the window's {judged} intervals "
             f"({lost / judged:.1%}, the first at {_iso(int(grid[history:][missing[history:]][0]))}); "
-            f"at most {GAP_SHARE_MAX:.0%} are filled. It holds {_iso(int(table.start_ms[0]))} to {_iso(table.end_ms)}",
+            f"at most {most:.0%} are filled. It holds {_iso(int(table.start_ms[0]))} to {_iso(table.end_ms)}",
             "give a file that covers the window, or another --start and --end",
         )
     if lost:
