@@ -8,6 +8,7 @@ import pytest
 
 from controller.roles import Access, Role, RolesError, digest, entry, new_token
 from tests.controller.kit import WALL_MS, StubClock
+from tests.controller.test_daemon import configure, ended, launch
 
 
 def roles(folder: Path, text: str) -> Path:
@@ -107,3 +108,23 @@ def test_an_entry_of_no_use_is_not_made() -> None:
         entry('x" role="admin', Role.VIEWER, new_token(), [])
     with pytest.raises(RolesError, match="sites"):
         entry("x", Role.VIEWER, new_token(), ['a"'])
+
+
+async def test_the_daemon_does_not_start_with_a_roles_file_or_audit_log_of_no_use(tmp_path: Path) -> None:
+    """One line with the file and the fix: status 2 for what stands in the configuration, 1 for what came of it."""
+    path = configure(tmp_path)
+    whole = path.read_text()
+    roles(tmp_path, "[[token]]\nname = 1\n")
+    path.write_text(whole.replace("[http]", '[http]\nroles_file = "roles.toml"'))
+    for arguments in (("--config", str(path), "--check"), ("--config", str(path))):
+        code, _, err = await ended(await launch(*arguments))
+        assert code == 2
+        assert "http.roles_file" in err
+        assert "token.0.name" in err
+        assert "Traceback" not in err
+    (tmp_path / "audit.jsonl").write_text("not a log\n")
+    path.write_text(whole.replace("[http]", '[http]\naudit_file = "audit.jsonl"'))
+    code, _, err = await ended(await launch("--config", str(path)))
+    assert code == 1
+    assert "audit.jsonl does not end with an entry" in err
+    assert "Traceback" not in err
