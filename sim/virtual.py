@@ -12,14 +12,17 @@ disorder unless PYTHONHASHSEED is fixed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextvars import Context
 from typing import Any, Final, TypeVar
+
+import aiohttp.connector
 
 from sim.virtual_net import VirtualNetwork, VirtualServer, is_literal_ip
 from sim.virtual_transport import VirtualTransport
@@ -188,8 +191,21 @@ def run_virtual(main: Coroutine[Any, Any, T], *, seed: int = 0, limit_s: float =
         loop.limit_s = limit_s
         return loop
 
-    with asyncio.Runner(loop_factory=new_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner, _idle_in_virtual_time(runner.get_loop()):
         return runner.run(main)
+
+
+@contextlib.contextmanager
+def _idle_in_virtual_time(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """For how long a connection has been idle, aiohttp asks the machine's monotonic clock and not its loop: a slow
+    machine would drop connections that a fast one keeps, and a seed would have more than one history."""
+    names = vars(aiohttp.connector)
+    machines = names["monotonic"]
+    names["monotonic"] = loop.time
+    try:
+        yield
+    finally:
+        names["monotonic"] = machines
 
 
 def virtual_loop() -> VirtualLoop:

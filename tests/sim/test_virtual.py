@@ -423,6 +423,32 @@ class TestLibraries:
 
         assert run_virtual(main()) == b"z" * 300_000
 
+    def test_aiohttp_drops_an_idle_connection_by_virtual_time(self) -> None:
+        """By the machine's own time, whether a connection is kept would depend on how fast the machine is."""
+
+        async def main() -> list[int]:
+            async def port(request: web.Request) -> web.Response:
+                assert request.transport is not None
+                return web.Response(text=str(request.transport.get_extra_info("peername")[1]))
+
+            app = web.Application()
+            app.router.add_get("/", port)
+            runner = web.AppRunner(app, keepalive_timeout=3_600)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 8_080).start()
+            ports = []
+            async with ClientSession(connector=TCPConnector(keepalive_timeout=15)) as session:
+                for wait_s in (0, 10, 20):
+                    await asyncio.sleep(wait_s)
+                    async with session.get("http://127.0.0.1:8080/") as response:
+                        ports.append(int(await response.text()))
+            await runner.cleanup()
+            return ports
+
+        first, soon, later = run_virtual(main())
+        assert first == soon
+        assert later != first
+
     def test_pymodbus_client_and_server(self) -> None:
         async def main() -> tuple[list[int], bool, float]:
             device = SimDevice(1, simdata=[SimData(0, values=[11, 22, 33], datatype=DataType.REGISTERS)])
