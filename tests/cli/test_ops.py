@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
+import signal
+import subprocess
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from cli.text import paint, table
 from contract.messages import BankReceipt, Mode, Receipt, ReceiptState
 from contract.reasons import ReceiptReason
 from controller.roles import Role, entry
@@ -39,16 +43,17 @@ class Desk:
         self._write("token", TOKEN)
         self.env = os.environ | {"WATTSHIFT_URL": stand.base, "WATTSHIFT_TOKEN_FILE": str(folder / "token")}
 
-    async def run(self, *words: str, **env: str) -> Ended:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cli.main", *words, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=PIPE,
-            env=self.env | env,
-        )  # fmt: skip
+    async def run(self, *words: str, stdin: int = DEVNULL, **env: str) -> Ended:
+        process = await self.start(*words, stdin=stdin, **env)
         async with asyncio.timeout(90):
             out, err = await process.communicate()
         assert process.returncode is not None
         assert b"Traceback" not in err, err.decode()
         return Ended(process.returncode, out.decode(), err.decode())
+
+    async def start(self, *words: str, stdin: int = DEVNULL, **env: str) -> Process:
+        command = (sys.executable, "-m", "cli.main", *words)
+        return await asyncio.create_subprocess_exec(*command, stdin=stdin, stdout=PIPE, stderr=PIPE, env=self.env | env)
 
     def _write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
@@ -101,6 +106,27 @@ class TestStatus:
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=PIPE, stderr=PIPE)
         out, err = await process.communicate()
         assert out.decode().strip() == "[]", err.decode()
+
+    def test_it_takes_less_than_a_third_of_a_second_of_the_processor(self) -> None:
+        """The best of three, as the clock on the wall would measure the neighbours too."""
+        spent: list[float] = []
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            command = [sys.executable, "-m", "cli.main", "status", "--url", "http://127.0.0.1:9"]
+            assert subprocess.run(command, capture_output=True, check=False).returncode == 6
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert min(spent) < 0.3
+
+    async def test_it_watches_until_it_is_interrupted(self, desk: Desk) -> None:
+        process = await desk.start("status", "--watch", "--every", "0.2", "--json")
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            for _ in range(3):
+                assert len(json.loads(await process.stdout.readline())["sites"]) == 2
+            process.send_signal(signal.SIGINT)
+            _, err = await process.communicate()
+        assert (process.returncode, err) == (0, b"")
 
     @pytest.mark.parametrize(
         ("words", "code", "told"),
@@ -170,6 +196,20 @@ class TestOverride:
         assert (ended.code, ended.json["override"]["state"]) == (0, "active")
         listed = await desk.run("override", "list")
         assert ended.json["override"]["id"] in listed.out
+
+    @pytest.mark.parametrize(("typed", "code"), [("alpha", 0), ("beta", 1), ("", 1)])
+    async def test_at_a_terminal_the_sites_name_confirms_it(self, desk: Desk, typed: str, code: int) -> None:
+        words = ("override", "create", "alpha", "cap", "--mw", "1.1", "--for", "5", "--reason", "heat", "--no-wait")
+        keyboard, terminal = os.openpty()
+        try:
+            os.write(keyboard, f"{typed}\n".encode())
+            ended = await desk.run(*words, stdin=terminal)
+        finally:
+            os.close(keyboard)
+            os.close(terminal)
+        assert ended.code == code, ended
+        assert "type alpha to go on" in ended.err
+        assert len(desk.stand.controller.overrides.entries()) == (1 if code == 0 else 0)
 
     async def test_it_is_extended_and_revoked(self, desk: Desk) -> None:
         made = await desk.stand.override(target={"site": "alpha", "bank": "bank-0"})
@@ -249,6 +289,19 @@ class TestAuditAndToken:
             other = Desk(stand, tmp_path)
             (tmp_path / "token").write_text(made["token"])
             assert [each["site"] for each in (await other.run("status", "--json")).json["sites"]] == ["alpha"]
+
+
+def test_colours_are_for_a_terminal_and_for_those_who_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert paint("x", "red") == "\x1b[31mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint("x", "red") == "x"
+
+
+def test_what_others_wrote_does_not_steer_the_terminal() -> None:
+    assert "\x1b" not in table(("site", "reason"), [["alpha", "\x1b[2Jgone\r\n"]])
 
 
 async def test_help_lists_every_command(desk: Desk) -> None:
