@@ -12,7 +12,7 @@ from controller.forecast.moment import Moment, days_before, median_of_days
 DAYS: Final = 7
 """Days the usual price of a time of day is the median of. A spike on one evening does not move it."""
 FADE_H: Final = 1.0
-"""After so many hours a third of the present price's departure is left."""
+"""So many hours after the last known interval's end a third of its departure is left."""
 
 
 class Persistence:
@@ -34,7 +34,7 @@ class Persistence:
         short = np.isnan(usual)
         last = min(max(now.last, -self._cap), self._cap)
         usual = np.where(short, last, usual)
-        since_h = (now.starts - now.first_ms + now.late * now.step_ms) / 3_600_000
+        since_h = np.maximum(now.starts - now.first_ms + (now.late - 1) * now.step_ms, 0) / 3_600_000
         path: F8 = usual + (last - usual) * np.exp(-since_h / FADE_H)
         return path, "less than a day of prices: the last one stays" if short.all() else ""
 
