@@ -112,13 +112,15 @@ def below_idle(facts: PartitionFacts, aim: Aim, nodes: Nodes) -> bool:
 
 
 def _down(facts: PartitionFacts, aim: Aim, nodes: Nodes, ladder: Ladder, doings: Doings, room_w: int) -> Moves:
-    """`now_w` is the room once what we do now shows; `soon_w` when those that were warned are gone as well."""
+    """`now_w` is the room once what we do now shows; `soon_w` when those that were warned are gone as well. What a
+    meter shows beyond the account may be a job that is slow to stop: firm work is never touched for that."""
     now_w = soon_w = room_w
+    excess_w = aim.setpoint_w - draw_w(facts, nodes) - room_w
     freeze: list[str] = []
     warn: list[str] = []
     requeue: list[str] = []
     for job in _shed_order(facts, aim, ladder):
-        if now_w >= 0:
+        if now_w >= 0 or (job.firm and now_w + excess_w >= 0):
             break
         if job.id not in facts.unfreezable:
             freeze.append(job.id)

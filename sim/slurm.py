@@ -171,6 +171,11 @@ class SlurmCluster:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
         return {**kept, "PATH": _PATH, "SLURM_CONF": str(self.folder / "slurm.conf"), _MARK: str(self.folder)}
 
+    @property
+    def _pids(self) -> list[int]:
+        """Of its daemons."""
+        return [process.pid for process in self._running.values()]
+
     # -- using it ----------------------------------------------------------------------------------------------------
 
     async def command(self, *words: str) -> str:
@@ -249,7 +254,9 @@ class SlurmCluster:
     async def kill_node(self, node: str) -> None:
         """A node dies: its slurmd, its job steps and every process of its jobs at once."""
         await self._end(node)
-        for pid in marked_processes(self.folder, f"SLURMD_NODENAME={node}"):
+        processes = marked_processes(self.folder, f"SLURMD_NODENAME={node}")
+        managers = {parent for pid in processes if (parent := _parent(pid)) > 1} - set(self._pids)
+        for pid in (*managers, *processes):  # the managers first: one that sees a job's process die tells slurmctld
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -446,6 +453,13 @@ def marked_processes(folder: Path, *more: str) -> list[int]:
                 if marks.issubset((process / "environ").read_bytes().split(b"\0")):
                     found.append(int(process.name))
     return found
+
+
+def _parent(pid: int) -> int:
+    """0 where it has none any more."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    return 0
 
 
 def _free_ports(count: int) -> list[int]:

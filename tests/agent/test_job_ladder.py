@@ -128,6 +128,13 @@ def test_moves_lead_to_the_setpoint_or_as_near_as_leave_allows(
         assert not any(one.firm and one.id in gone for one in jobs)
 
 
+def test_firm_work_is_not_touched_for_what_a_meter_shows_beyond_the_account() -> None:
+    made = facts(job("1", firm=True), job("2"))
+    assert moves(made, 1_900, any_firm=True, excess_w=5_000).freeze == ("2",)
+    assert moves(made, 2_500, any_firm=True, excess_w=5_000).freeze == ("2",)
+    assert moves(made, 1_000, any_firm=True, excess_w=5_000).freeze == ("2", "1")
+
+
 DEEP = Nodes(count=10, rated_w=1_000, idle_w=100, off_w=10)
 
 

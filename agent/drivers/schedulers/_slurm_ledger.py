@@ -41,6 +41,7 @@ class Frozen(BaseModel):
 class _Saved(BaseModel):
     frozen: dict[str, Frozen] = {}
     waking: list[str] = []
+    stopping: list[str] = []
     owed_min: dict[str, int] = {}
     held: list[str] = []
     doubt_until_s: dict[str, int] = {}
@@ -58,6 +59,9 @@ class Ledger:
     waking: set[str] = field(default_factory=set)
     """Jobs told to go on, some part of which has not said yes: Slurm shows RUNNING as soon as one part has. Such a job
     stays in `frozen` until it is seen to run: for some milliseconds after the signal it is not."""
+    stopping: set[str] = field(default_factory=set)
+    """Jobs told to stop, some part of which has not said yes: Slurm shows STOPPED from the first signal on, whether or
+    not any process had it."""
     owed_min: dict[str, int] = field(default_factory=dict)
     """Time limits that jobs we let go on are still to be given."""
     held: set[str] = field(default_factory=set)
@@ -79,6 +83,7 @@ class Ledger:
             _KEY: _Saved(
                 frozen=self.frozen,
                 waking=sorted(self.waking),
+                stopping=sorted(self.stopping),
                 owed_min=self.owed_min,
                 held=sorted(self.held),
                 doubt_until_s=self.doubt_until_s,
@@ -99,6 +104,7 @@ class Ledger:
         return cls(
             frozen={key: entry for key, entry in saved.frozen.items() if is_job(key)},
             waking=set(filter(is_job, saved.waking)),
+            stopping=set(filter(is_job, saved.stopping)),
             owed_min={key: owed for key, owed in saved.owed_min.items() if is_job(key)},
             held=set(filter(is_job, saved.held)),
             doubt_until_s={key: until for key, until in saved.doubt_until_s.items() if is_job(key)},
@@ -114,6 +120,7 @@ class Ledger:
         """About to stop jobs. Returns what `done` wants to have."""
         for key in keys:
             self.waking.discard(key)
+            self.stopping.add(key)
             if key not in self.frozen:
                 self.frozen[key] = Frozen(since_s=max(now_s, 0))
                 self.owed_min.pop(key, None)
@@ -163,6 +170,7 @@ class Ledger:
             job = by_key.get(key)
             if job is not None and entry.limit_min is None and job.limit_min is not None:
                 self.frozen[key] = Frozen(since_s=entry.since_s, limit_min=job.limit_min)
+        self.stopping &= self.frozen.keys()
         self.waking = {key for key in self.waking if key in by_key and by_key[key].job_state not in _NOT_WAKING}
         standing = set().union(*(job.names for job in jobs if job.held)) if self.held else set()
         self.held = {key for key in self.held if key in standing or key in self.doubt_until_s}

