@@ -71,7 +71,8 @@ class AuditLog:
             return False
         if self.dropped:
             detail["lost_before"], self.dropped = self.dropped, 0
-        body = {"n": self._head.lines + 1, "at_ms": self._now_ms(), "actor": actor, "action": action} | detail
+        own = {"n": self._head.lines + 1, "at_ms": self._now_ms(), "actor": actor, "action": action}
+        body = own | {name: value for name, value in detail.items() if name not in own}
         line, self._head = _chain(body, self._head)
         self._queue.append(line)
         self._in += 1

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().error("--config is needed")
     path = Path(arguments.config)
     try:
-        config = load_config(path)
+        config = _audited(load_config(path))
         token = read_token(config, str(path))
         if arguments.check:
             _feeds(config, str(path))
@@ -72,6 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (JournalError, AuditError, OSError) as error:
         sys.stderr.write(f"wattshift-controller: {error}\n")
         return 1
+
+
+def _audited(config: ControllerConfig) -> ControllerConfig:
+    """With an audit log beside the journal's file, where none is named and the journal is a file."""
+    name = config.journal.url.removeprefix("sqlite+aiosqlite:///")
+    if config.http.audit_file is not None or name in (config.journal.url, "", ":memory:"):
+        return config
+    http = config.http.model_copy(update={"audit_file": Path(name).with_name("wattshift-audit.jsonl")})
+    return config.model_copy(update={"http": http})
 
 
 def make_journal(config: ControllerConfig) -> Journal:

@@ -14,7 +14,7 @@ from controller.api.gate import Gate
 from controller.api.openapi import document
 from controller.api.problems import problems
 from controller.api.reads import Reads
-from controller.api.routes import ROUTES, roles
+from controller.api.routes import READING, ROUTES, roles
 from controller.api.stream import Stream
 from controller.app import Controller
 from controller.audit import AuditLog
@@ -37,10 +37,10 @@ def create_app(controller: Controller, access: Access | str, audit: AuditLog | N
         access = Access(controller.clock, access)
     console = Console(controller)
     open_to_all = dict.fromkeys((("GET", path) for path in console.paths), None)
-    gate = Gate(access, settings, roles(metrics_open=settings.metrics_are_open) | open_to_all, audit)
+    gate = Gate(access, settings, roles(metrics_open=settings.metrics_are_open) | open_to_all, audit, READING)
     stream = Stream(controller, settings.streams_max)
     confirm = ConfirmTokens(lambda: asyncio.get_running_loop().time())
-    reads, changes = Reads(controller, stream, audit, console.history), Changes(controller, gate, confirm)
+    reads, changes = Reads(controller, gate, stream, audit, console.history), Changes(controller, gate, confirm)
     controller.metrics.read_at_scrape(FleetCollector(controller))
     app = web.Application(middlewares=[problems, gate.middleware()], client_max_size=settings.body_max)
     app[STREAM], app[CONFIRM] = stream, confirm
@@ -48,7 +48,7 @@ def create_app(controller: Controller, access: Access | str, audit: AuditLog | N
     for route in ROUTES:
         handler = described if route.handler == "openapi" else _of(route.handler, reads, changes)
         app.router.add_route(route.method, route.path, handler)
-        if route.method == "GET":
+        if route.method == "GET" and route.handler != "events":  # its answer never ends, and so would not its head
             app.router.add_route("HEAD", route.path, handler)
     app.add_routes(console.routes())
     app.cleanup_ctx.append(console.lifetime)

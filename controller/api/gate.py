@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -37,7 +37,10 @@ class Gate:
         settings: HttpSettings,
         roles: Mapping[tuple[str, str], Role | None],
         audit: AuditLog | None,
+        reading: Collection[tuple[str, str]] = (),
     ) -> None:
+        """`reading` are routes that change nothing although their method might."""
+        self._reading = reading
         self._access = access
         self._settings = settings
         self._roles = roles
@@ -66,6 +69,10 @@ class Gate:
             return response
 
         return gate
+
+    def still(self, request: web.Request) -> bool:
+        """Whether who was let in would be let in again: tokens expire and are revoked."""
+        return self._who(request) == request[PRINCIPAL]
 
     def spend_change(self, request: web.Request) -> None:
         """A change is about to be made. Raises `ProblemError` where there have been too many."""
@@ -100,7 +107,7 @@ class Gate:
 
     async def _note(self, request: web.Request, status: int, error: ProblemError | None) -> None:
         """Changes and refusals go to the audit log; an answer to a change waits for the disk, within a bound."""
-        change = request.method not in _SAFE
+        change = request.method not in _SAFE and _route(request) not in self._reading
         if self._audit is None or not (change or status in _REFUSALS):
             return
         who = request.get(PRINCIPAL)
@@ -118,7 +125,7 @@ class Gate:
             detail["problem"] = error.problem.detail[:400]
         if self._lost:
             detail["refusals_not_told"], self._lost = self._lost, 0
-        self._audit.add(who.name if who else "", f"{request.method} {_route(request)[1]}", **detail, **request[DETAIL])
+        self._audit.add(who.name if who else "", f"{request.method} {_route(request)[1]}", **(request[DETAIL] | detail))
         if change and status < 400:
             await self._audit.flush(_AUDIT_FLUSH_S)
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from controller.api import doctor, views
-from controller.api.gate import PRINCIPAL
+from controller.api.gate import PRINCIPAL, Gate
 from controller.api.override_schemas import OverrideOut, OverridesOut, OverridesQuery
 from controller.api.problems import problem
 from controller.api.requests import FLUSH_S, answer, query, reached_site
@@ -47,8 +47,11 @@ _SCOPE_MAX: Final = 100
 class Reads:
     """The handlers."""
 
-    def __init__(self, controller: Controller, stream: Stream, audit: AuditLog | None, history: History) -> None:
+    def __init__(
+        self, controller: Controller, gate: Gate, stream: Stream, audit: AuditLog | None, history: History
+    ) -> None:
         self._controller = controller
+        self._gate = gate
         self._history = history
         self._stream = stream
         self._audit = audit
@@ -178,7 +181,8 @@ class Reads:
             reached_site(self._controller, request, asked.site)
         if self._stream.full:
             raise problem("busy", 503, f"{self._stream.clients} clients follow already", None, "[http] streams_max")
-        return await self._stream.follow(request, request[PRINCIPAL], asked.site)
+        who = request[PRINCIPAL]
+        return await self._stream.follow(request, who, asked.site, lambda: self._gate.still(request))
 
 
 def known_override(controller: Controller, request: web.Request) -> Imposed:

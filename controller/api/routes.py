@@ -127,6 +127,10 @@ ROUTES: Final = (
 )  # fmt: skip
 
 
+READING: Final = frozenset({("POST", "/v1/overrides:preview")})
+"""Routes that change nothing although their method might."""
+
+
 def roles(*, metrics_open: bool) -> dict[tuple[str, str], Role | None]:
     """Who may what, by method and path."""
     found = {(route.method, route.path): route.role for route in ROUTES}

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -28,6 +29,8 @@ BEAT_S: Final = 15.0
 """A comment is sent after so long a silence, so that proxies and clients see the line is alive."""
 STALL_S: Final = 10.0
 """A client that takes nothing for so long is dropped."""
+RECHECK_S: Final = 15.0
+"""A token that was revoked or has expired is let go after so long."""
 _WRITE_BUFFER: Final = 256 * 1024
 _LOOK_S: Final = 0.5
 _LOOK_SHARE: Final = 20
@@ -47,6 +50,7 @@ class Stream:
         self._overrides: dict[str, tuple[str, OverrideState]] = {}
         self._sites: dict[str, tuple[object, ...]] = {}
         self.stall_s = STALL_S
+        self.recheck_s = RECHECK_S
         self.dropped = 0
         """Clients that stopped reading."""
 
@@ -58,8 +62,10 @@ class Stream:
     def full(self) -> bool:
         return len(self._tasks) >= self._clients_max
 
-    async def follow(self, request: web.Request, who: Principal, site: str | None) -> web.StreamResponse:
-        """Answer with events until either side ends it."""
+    async def follow(
+        self, request: web.Request, who: Principal, site: str | None, still: Callable[[], bool]
+    ) -> web.StreamResponse:
+        """Answer with events until either side ends it, or `still` says that `who` may no longer."""
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream",
@@ -77,7 +83,7 @@ class Stream:
                 request.transport.set_write_buffer_limits(high=_WRITE_BUFFER)
             self._look_soon()
             with contextlib.suppress(ConnectionError):
-                await self._send(response, at, who, site)
+                await self._send(response, at, who, site, still)
         except TimeoutError:
             self.dropped += 1
             _LOG.info("events: %s stopped reading and is dropped", who.name)
@@ -92,8 +98,16 @@ class Stream:
         for task in [*self._tasks, *([self._looking] if self._looking else [])]:
             task.cancel()
 
-    async def _send(self, response: web.StreamResponse, at: int | None, who: Principal, site: str | None) -> None:
-        events = self._controller.events
+    async def _send(
+        self,
+        response: web.StreamResponse,
+        at: int | None,
+        who: Principal,
+        site: str | None,
+        still: Callable[[], bool],
+    ) -> None:
+        events, clock = self._controller.events, asyncio.get_running_loop()
+        asked_s = clock.time()
         hello = json.dumps({"epoch": self._controller.epoch, "at_ms": self._controller.clock.wall_ms()})
         if at is None:
             at = events.last
@@ -101,6 +115,10 @@ class Stream:
         else:
             await self._write(response, f": {hello}\nretry: 2000\n\n")
         while True:
+            if clock.time() - asked_s >= self.recheck_s:
+                asked_s = clock.time()
+                if not still():
+                    return
             found = events.since(at, BATCH)
             if found is None:  # it read too slowly, and what it has not read is gone
                 at = events.last
@@ -115,7 +133,7 @@ class Stream:
                     await asyncio.sleep(0)
                 continue
             try:
-                async with asyncio.timeout(BEAT_S):
+                async with asyncio.timeout(min(BEAT_S, self.recheck_s)):
                     await events.beyond(at)
             except TimeoutError:
                 await self._write(response, ": \n\n")

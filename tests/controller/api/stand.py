@@ -52,7 +52,7 @@ class Stand:
         async with self.session.request(method, self.base + path, data=data, headers=headers) as response:
             text = await response.text()
             is_json = response.content_type.endswith("json")
-            return response.status, json.loads(text) if is_json else text, response.headers
+            return response.status, json.loads(text) if is_json and text else text, response.headers
 
     async def override(self, **ask: Any) -> Any:
         """Impose one on alpha, a lockout for an hour where nothing else is said; the whole answer."""

@@ -154,6 +154,26 @@ async def test_a_scoped_token_hears_of_its_sites_alone(tmp_path: Path) -> None:
             assert {told.data["site"] for told in heard} == {"alpha"}
 
 
+async def test_a_token_that_is_revoked_is_let_go(tmp_path: Path) -> None:
+    token = "guest-" + "0" * 40
+    roles = tmp_path / "roles.toml"
+    roles.write_text(entry("guest", Role.VIEWER, token, []))
+    roles.chmod(0o600)
+    async with standing(http={"roles_file": str(roles)}) as stand:
+        stand.app[STREAM].recheck_s = 0.05
+        async with following(stand, Authorization=f"Bearer {token}") as events:
+            roles.write_text("# nobody is left\n")
+            stand.clock.advance(5_000)
+            async with asyncio.timeout(30):
+                while await events.content.readline():
+                    pass
+        assert stand.app[STREAM].clients == 0
+
+
+async def test_there_is_no_head_of_what_never_ends(stand: Stand) -> None:
+    assert (await stand.call("HEAD", "/v1/events"))[0] == 405
+
+
 class TestRing:
     def test_it_is_bounded_and_says_when_something_is_gone(self) -> None:
         events = Events(ring=10)

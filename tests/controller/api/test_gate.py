@@ -206,6 +206,7 @@ class TestAudit:
         made = await stand.override(reason="works", ticket="OPS-1")
         key = made["override"]["id"]
         await stand.call("GET", "/v1/sites")
+        await stand.call("POST", "/v1/overrides:preview", {**HOLD, "target": {"site": "alpha"}})
         await stand.call("DELETE", f"/v1/overrides/{key}", headers=bearer(TOKENS[Role.VIEWER]))
         await stand.call("GET", "/v1/sites/beta", headers=bearer(ALPHA))
         await stand.call("POST", "/v1/overrides", {"kind": "cap"})
