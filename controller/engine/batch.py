@@ -9,13 +9,14 @@ from typing import Final
 import numpy as np
 
 from contract.units import MS_PER_HOUR
-from controller.engine.carry import Carry, pack, unpack
+from controller.engine.carry import EFFORT, Carry, pack, unpack
 from controller.engine.optimiser.layout import (
     F8,
     I4,
     LEVELS,
     OFF,
     RUN,
+    U1,
     Duals,
     Problem,
     Rows,
@@ -106,12 +107,14 @@ def carried_on(p: Problem, starts: Sequence[Start]) -> tuple[Duals, Before]:
     """The last plans' prices and paths, each shifted by its own age to where it now stands."""
     duals = no_duals(len(p.rows.penalty), len(p.units.idle_mw), len(starts), STEPS)
     phase = np.zeros((len(p.units.idle_mw), STEPS), np.uint8)
+    effort = np.zeros(phase.shape, np.uint8)
     for s, start in enumerate(starts):
         duals.guess[s] = max(start.carry.guess, 1e-3)
         unit0, row0 = p.sites.unit_from[s], p.sites.row_from[s]
         if start.units:
             now, then = np.array(start.units).T
             phase[unit0 + now] = start.carry.phase[then][:, start.step]
+            effort[unit0 + now] = start.carry.effort[then][:, start.step]
             duals.job[unit0 + now] = start.carry.work_price[then]
         fresh = set(range(unit0, p.sites.unit_from[s + 1])) - {int(unit0) + n for n, _ in start.units}
         if start.rows:
@@ -125,7 +128,8 @@ def carried_on(p: Problem, starts: Sequence[Start]) -> tuple[Duals, Before]:
                 _price_work(p, n, duals)
     np.minimum(duals.job, p.units.work_usd, out=duals.job)
     np.minimum(duals.row, p.rows.penalty[:, None], out=duals.row)
-    power = np.where(phase == RUN, p.units.level_mw[:, -1:], p.units.level_mw[:, :1])
+    least = p.units.level_mw[:, :1]
+    power = np.where(phase == RUN, least + effort / EFFORT * (p.units.level_mw[:, -1:] - least), least)
     power = np.where(phase == OFF, p.units.idle_mw[:, None], power)
     return duals, Before(np.arange(STEPS, dtype=np.int32), power, phase)
 
@@ -182,7 +186,7 @@ def _owners(p: Problem) -> I4:
     return np.repeat(np.arange(len(p.units.idle_mw), dtype=np.int32), np.diff(p.units.row_from))
 
 
-def left_of(posed: Posed, made: Plan, units: slice, rows: slice, site: int, gap: float) -> str:
+def left_of(p: Problem, posed: Posed, made: Plan, units: slice, rows: slice, site: int, gap: float) -> str:
     """What the next plan begins with."""
     return pack(
         Carry(
@@ -193,10 +197,18 @@ def left_of(posed: Posed, made: Plan, units: slice, rows: slice, site: int, gap:
             rows=tuple(row.key for row in posed.rows),
             work_price=made.duals.job[units],
             phase=made.phase[units],
+            effort=_effort(p, made, units) if posed.rows else np.zeros(made.phase[units].shape, np.uint8),
             row_price=made.duals.row[rows],
             price=posed.price,
         )
     )
+
+
+def _effort(p: Problem, made: Plan, units: slice) -> U1:
+    """How far up its curve each unit is planned, rounded down so that all of it fits again."""
+    least, full = p.units.level_mw[units, :1], p.units.level_mw[units, -1:]
+    share = (made.power_mw[units] - least) / np.maximum(full - least, 1e-12)
+    return np.asarray(np.clip(share * EFFORT + 1e-6, 0.0, EFFORT).astype(np.uint8))
 
 
 def _offsets(counts: Sequence[int]) -> I4:

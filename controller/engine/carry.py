@@ -19,6 +19,7 @@ import numpy as np
 from controller.engine.optimiser.layout import F8, RUN, U1
 
 VERSION: Final = 1
+EFFORT: Final = 255
 _LEVEL: Final = 3
 _BYTES_MAX: Final = 16 * 2**20
 
@@ -38,6 +39,9 @@ class Carry:
     """(units,) USD per hour of a job's remaining work."""
     phase: U1
     """(units, steps)"""
+    effort: U1
+    """(units, steps) from the least to full power, in parts of `EFFORT`. Kept where there are rows: elsewhere a unit's
+    power is its own affair."""
     row_price: F8
     """(rows, steps) USD/MWh."""
     price: F8
@@ -58,7 +62,8 @@ def pack(carry: Carry) -> str:
     text = json.dumps(head, separators=(",", ":"), ensure_ascii=True).encode()
     body = b"".join(
         (text, b"\n", carry.work_price.astype("<f4").tobytes(), carry.row_price.astype("<f4").tobytes(),
-         carry.price.astype("<f4").tobytes() if carry.rows else b"", carry.phase.tobytes())
+         carry.phase.tobytes(),
+         carry.price.astype("<f4").tobytes() + carry.effort.tobytes() if carry.rows else b"")
     )  # fmt: skip
     return b64encode(zlib.compress(body, _LEVEL)).decode("ascii")
 
@@ -78,13 +83,15 @@ def unpack(text: str, steps: int) -> Carry | None:
         at_ms, gap, guess = int(head["at"]), float(head["gap"]), float(head["guess"])
     except (binascii.Error, zlib.error, ValueError, KeyError, TypeError, OverflowError):
         return None
-    ends = np.cumsum([4 * len(units), 4 * len(rows) * steps, 4 * steps if rows else 0, len(units) * steps])
+    cells, bound = len(units) * steps, bool(rows)
+    ends = np.cumsum([4 * len(units), 4 * len(rows) * steps, cells, 4 * steps * bound, cells * bound])
     if len(rest) != ends[-1]:
         return None
     work_price = np.frombuffer(rest[: ends[0]], "<f4").astype(np.float64)
     row_price = np.frombuffer(rest[ends[0] : ends[1]], "<f4").astype(np.float64).reshape(len(rows), steps)
-    price = np.frombuffer(rest[ends[1] : ends[2]], "<f4").astype(np.float64)
-    phase = np.frombuffer(rest[ends[2] :], np.uint8).reshape(len(units), steps)
+    phase = np.frombuffer(rest[ends[1] : ends[2]], np.uint8).reshape(len(units), steps)
+    price = np.frombuffer(rest[ends[2] : ends[3]], "<f4").astype(np.float64)
+    effort = np.frombuffer(rest[ends[3] :], np.uint8).reshape(len(units), steps) if bound else np.zeros_like(phase)
     sound = (
         all(bool(np.isfinite(each).all()) for each in (work_price, row_price, price))
         and 0.0 <= guess <= 1.0
@@ -93,4 +100,4 @@ def unpack(text: str, steps: int) -> Carry | None:
     sound = sound and bool((work_price >= 0.0).all() and (row_price >= 0.0).all() and (phase <= RUN).all())
     if not sound:
         return None
-    return Carry(at_ms, gap, guess, units, rows, work_price, phase, row_price, price)
+    return Carry(at_ms, gap, guess, units, rows, work_price, phase, effort, row_price, price)

@@ -8,7 +8,7 @@ plan is too far from its proven bound, merit order decides, and the decision say
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from controller.engine.economics import Dispatch, Late
 from controller.engine.facts import Site, Steering
 from controller.engine.model import PlanNote
 from controller.engine.optimiser import solver
-from controller.engine.optimiser.layout import OFF, RUN, Problem
+from controller.engine.optimiser.layout import OFF, RUN, Duals, Problem
 from controller.engine.optimiser.solver import Plan
 from controller.engine.outlook import PricePaths
 from controller.engine.pose import GRID, STEPS, Posed, TooLargeError, Unit, due_and_left_h, pose
@@ -34,11 +34,15 @@ COLD_ITERATIONS: Final = 120
 WARM_SWEEPS: Final = 2
 COLD_SWEEPS: Final = 6
 ENOUGH: Final = 1e-3
-"""A plan this near to its bound, as a share of it, is left as it is."""
+"""A plan made anew that is this near to its bound, as a share of it, is left as it is."""
+ENOUGH_WARM: Final = 2e-3
+GROWN: Final = 1.25
+"""One carried on is searched for better only where its gap is above this, and has grown by so much: the search takes
+ten times as long as all else, and where jobs come whole a gap may never close."""
+KEEP: Final = 2e-4
+"""A standing plan is kept unless another earns more by this share of the bound."""
 RETRY_GAP: Final = 0.01
-RETRY_WORSE: Final = 1.5
-"""A plan carried on that is further off, and so much further than it was, is made anew from nothing; the better of the
-two is kept. Where jobs come whole a gap may never close."""
+"""A plan that is still further off after the search is made anew from nothing; the best of all is kept."""
 TRUST_GAP: Final = 0.02
 """A plan that is further off than this is held against merit order's first minute, planned on from."""
 WORSE_SHARE: Final = 1e-3
@@ -96,41 +100,79 @@ def _pose(site: Site, envelope: Envelope, prices: PricePaths) -> Posed | Wish | 
 
 
 def _planned(posed: Sequence[tuple[int, Posed]], cases: Sequence[Case]) -> list[tuple[int, Wish | str]]:
-    """Plan all of them: those with a plan to carry on, then those without and those it now serves worse."""
+    """Plan all of them: carry plans on; search where that leaves one further from its bound than it was; begin anew
+    where there is none to carry on, or searching was of no use."""
     starts = [(place, one, begin(one)) for place, one in posed]
-    cold = [(place, one, None) for place, one, start in starts if start is None]
-    last_gap = {place: start.carry.gap for place, _, start in starts if start is not None}
-    found: dict[int, tuple[Posed, Wish]] = {}
-    for place, one, wish in _solve([each for each in starts if each[2] is not None]):
-        found[place] = one, wish
-        if wish.gap > max(RETRY_GAP, RETRY_WORSE * last_gap[place]):
-            cold.append((place, one, None))
-    for place, one, wish in _solve(cold):
-        if place not in found or wish.profit_usd > found[place][1].profit_usd:
-            found[place] = one, wish
-    return [(place, _checked(one, cases[place][1], wish)) for place, (one, wish) in found.items()]
+    warm = [(place, one, start) for place, one, start in starts if start is not None]
+    cold = [(place, one) for place, one, start in starts if start is None]
+    grown = {place: max(ENOUGH_WARM, GROWN * start.carry.gap) for place, _, start in warm}
+    found: dict[int, Wish] = {}
+    _keep(found, warm, _carry_on(warm))
+    search = [each for each in warm if found[each[0]].gap > grown[each[0]]]
+    _keep(found, search, _search(search))
+    cold += [(place, one) for place, one, _ in search if found[place].gap > max(RETRY_GAP, grown[place])]
+    _keep(found, cold, _anew([one for _, one in cold]))
+    sure = {place: max(TRUST_GAP, grown.get(place, 0.0)) for place, _ in posed}
+    return [(place, _checked(one, cases[place][1], found[place], sure[place])) for place, one in posed]
 
 
-def _checked(one: Posed, envelope: Envelope, wish: Wish) -> Wish | str:
-    """The wish, unless it is not proven good and merit order's first minute is the better begin."""
-    if wish.gap <= TRUST_GAP:
-        return wish
-    worth_usd = worth_of(one, economics.dispatch(one.site, envelope))
-    return wish if wish.profit_usd >= worth_usd - WORSE_SHARE * abs(worth_usd) else WORSE
+def _keep(found: dict[int, Wish], asked: Sequence[tuple[Any, ...]], plans: Sequence[Wish]) -> None:
+    """The better of what was found and what is new."""
+    for (place, *_), wish in zip(asked, plans, strict=True):
+        if place not in found or wish.profit_usd > found[place].profit_usd:
+            found[place] = wish
 
 
-def _solve(starts: Sequence[tuple[int, Posed, Start | None]]) -> list[tuple[int, Posed, Wish]]:
-    """Plan sites that are all warm, or all cold."""
+def _carry_on(starts: Sequence[tuple[int, Posed, Start]]) -> list[Wish]:
+    """The standing plan, or one placed anew at the standing prices where that is nearer to the bound by so much that a
+    change can be defended. No search: this is what nearly every minute comes to."""
     if not starts:
         return []
     sites = [one for _, one, _ in starts]
     p = problem(sites)
-    if starts[0][2] is None:
-        made = solver.plan(p, from_nothing(p), iterations=COLD_ITERATIONS, sweeps=COLD_SWEEPS, enough=ENOUGH)
-    else:
-        duals, before = carried_on(p, [start for _, _, start in starts if start is not None])
-        made = solver.plan(p, duals, before, iterations=WARM_ITERATIONS, sweeps=WARM_SWEEPS, enough=ENOUGH)
-    return [(place, one, wish) for (place, one, _), wish in zip(starts, _read(p, made, sites), strict=True)]
+    duals, before = carried_on(p, [start for _, _, start in starts])
+    stands = solver.plan(p, duals, before, iterations=WARM_ITERATIONS, sweeps=0)
+    duals = Duals(duals.row.copy(), duals.job.copy(), duals.guess.copy())
+    placed = solver.plan(p, duals, None, iterations=1, sweeps=0)
+    scale = np.array([_scale(p, stands, s) for s in range(len(sites))])
+    better = placed.profit_usd - stands.profit_usd > KEEP * scale
+    unit = np.repeat(better, np.diff(p.sites.unit_from))[:, None]
+    made = Plan(
+        np.where(unit, placed.power_mw, stands.power_mw),
+        np.where(unit, placed.phase, stands.phase),
+        np.where(better, placed.profit_usd, stands.profit_usd),
+        np.minimum(placed.bound_usd, stands.bound_usd),
+        stands.duals,
+    )
+    return _read(p, made, sites)
+
+
+def _search(starts: Sequence[tuple[int, Posed, Start]]) -> list[Wish]:
+    """The standing plan, bettered by sweeps."""
+    if not starts:
+        return []
+    sites = [one for _, one, _ in starts]
+    p = problem(sites)
+    duals, before = carried_on(p, [start for _, _, start in starts])
+    made = solver.plan(p, duals, before, iterations=WARM_ITERATIONS, sweeps=WARM_SWEEPS, enough=ENOUGH)
+    return _read(p, made, sites)
+
+
+def _anew(sites: Sequence[Posed]) -> list[Wish]:
+    """Plans from nothing."""
+    if not sites:
+        return []
+    p = problem(sites)
+    made = solver.plan(p, from_nothing(p), iterations=COLD_ITERATIONS, sweeps=COLD_SWEEPS, enough=ENOUGH)
+    return _read(p, made, sites)
+
+
+def _checked(one: Posed, envelope: Envelope, wish: Wish, sure_gap: float) -> Wish | str:
+    """The wish, unless it is not proven good and merit order's first minute is the better begin."""
+    if wish.gap <= sure_gap:
+        return wish
+    worth_usd = worth_of(one, economics.dispatch(one.site, envelope))
+    return wish if wish.profit_usd >= worth_usd - WORSE_SHARE * abs(worth_usd) else WORSE
 
 
 def _read(p: Problem, made: Plan, sites: Sequence[Posed]) -> list[Wish]:
@@ -144,8 +186,8 @@ def _read(p: Problem, made: Plan, sites: Sequence[Posed]) -> list[Wish]:
     out, n = [], 0
     for s, one in enumerate(sites):
         units, rows = slice(*p.sites.unit_from[s : s + 2]), slice(*p.sites.row_from[s : s + 2])
-        gap = _gap(p, made, s, units)
-        carry = left_of(one, made, units, rows, s, gap)
+        gap = _gap(p, made, s)
+        carry = left_of(p, one, made, units, rows, s, gap)
         wish = Wish(gap=gap, profit_usd=float(made.profit_usd[s]), carry=carry)
         for unit in one.units:
             until_ms = one.site.at_ms + round(turn_h[n] * MS_PER_HOUR) if turn_h[n] < np.inf else None
@@ -181,13 +223,17 @@ def _worth_waiting(p: Problem, made: Plan, one: Posed, n: int, *, up: bool) -> b
     return dearest - planned > one.site.params.hysteresis_usd_per_mwh * float(u.meter_share[n])
 
 
-def _gap(p: Problem, made: Plan, s: int, units: slice) -> float:
+def _gap(p: Problem, made: Plan, s: int) -> float:
     """The certified gap as a share of the bound, or of a tenth of all that the units could earn where that is more: a
     site that only just pays is not planned badly for a few dollars."""
-    usd_h = np.maximum(p.units.level_usd_h[units, -1], p.units.work_usd[units]).sum()
-    scale = max(abs(float(made.bound_usd[s])), 0.1 * float(usd_h) * float(GRID.edge_h[-1]), 1e-6)
-    gap = float(made.bound_usd[s] - made.profit_usd[s]) / scale
+    gap = float(made.bound_usd[s] - made.profit_usd[s]) / _scale(p, made, s)
     return round(min(max(0.0, gap), GAP_MAX), 6) if np.isfinite(gap) else GAP_MAX
+
+
+def _scale(p: Problem, made: Plan, s: int) -> float:
+    units = slice(*p.sites.unit_from[s : s + 2])
+    usd_h = np.maximum(p.units.level_usd_h[units, -1], p.units.work_usd[units]).sum()
+    return max(abs(float(made.bound_usd[s])), 0.1 * float(usd_h) * float(GRID.edge_h[-1]), 1e-6)
 
 
 def _note_late(wish: Wish, one: Posed, unit: Unit, runs: NDArray[np.bool_]) -> None:

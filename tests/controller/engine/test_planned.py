@@ -12,7 +12,7 @@ from controller.engine.economics import dispatch
 from controller.engine.facts import digest
 from controller.engine.model import Decision, Method, Outlook, Params, Quota, SiteDecision, SiteSnapshot, Snapshot
 from controller.engine.outlook import PricePaths
-from controller.engine.pose import GRID, Posed, pose
+from controller.engine.pose import GRID, pose
 from controller.engine.rules import narrow
 from controller.engine.second import worth_of
 from controller.engine.wish import Wish
@@ -178,10 +178,7 @@ def test_a_site_too_large_to_plan_is_decided_all_the_same() -> None:
 def test_a_plan_that_is_worse_than_merit_order_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan gone wrong, all down at a good price and far from its bound: the second opinion finds it out."""
 
-    def bad(starts: list[tuple[int, Posed, object]]) -> list[tuple[int, Posed, Wish]]:
-        return [(place, one, Wish(gap=0.5, profit_usd=-100.0)) for place, one, _ in starts]
-
-    monkeypatch.setattr(planned, "_solve", bad)
+    monkeypatch.setattr(planned, "_anew", lambda sites: [Wish(gap=0.5, profit_usd=-100.0) for _ in sites])
     decision = run(site(A, B, outlook=flat_outlook(40.0)))
     assert decision.plan is not None
     assert decision.plan.fallback == "plan_worse"
