@@ -37,10 +37,13 @@ def process_findings(controller: Controller, audit: AuditLog | None) -> Iterator
         fault = audit.fault
         detail = f"{audit.head.lines} entries" if fault is None else f"cannot be written: {fault}"
         yield _finding("audit", None, fault is None, detail, "make room on its disk; changes go on meanwhile")
-    for kind, feeds in (("price", controller.feeds.prices), ("hashprice", controller.feeds.hashprices)):
-        for name, feed in feeds.items():
-            fix = f"check [feeds.{kind}s.{name}] and that its source answers"
-            yield _finding(kind, None, feed.health.ok, f"feed {name}: {feed.health.detail}", fix)
+    held = controller.feeds
+    found = [("price", "prices", name, feed.health) for name, feed in held.prices.items()]
+    found += [("hashprice", "hashprices", name, feed.health) for name, feed in held.hashprices.items()]
+    found += [("series", "series", name, feed.health) for name, feed in held.series.items()]
+    for kind, section, name, health in found:
+        fix = f"check [feeds.{section}.{name}] and that its source answers"
+        yield _finding(kind, None, health.ok, f"feed {name}: {health.detail}", fix)
 
 
 def site_findings(controller: Controller, state: SiteState) -> Iterator[FindingOut]:

@@ -247,7 +247,7 @@ class FindingOut(Out):
     """One thing looked at. `ok` is null where it cannot be told."""
 
     check: str
-    """broker, journal, loop, leading, audit, agent, clock, devices, scheduler, price or hashprice."""
+    """broker, journal, loop, leading, audit, agent, clock, devices, scheduler, price, hashprice or series."""
     site: str | None
     ok: bool | None
     detail: str

@@ -191,6 +191,12 @@ class TestRates:
             for kind in ("emergency_stop", "lockout"):
                 await stand.override(kind=kind)
 
+    async def test_reading_too_much_delays_no_stop(self) -> None:
+        async with standing(http={"reads_per_s": 1e-6}) as stand:
+            stand.join("alpha")
+            assert [(await stand.call("GET", "/v1/sites"))[0] for _ in range(2)] == [200, 429]
+            await stand.override(kind="emergency_stop")
+
     async def test_guessing_tokens_is_held_back_and_holds_nobody_else_back(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
