@@ -17,7 +17,7 @@ READ_DAYS: Final = 7
 DAYS: Final = 5
 """Days the shape is the mean of."""
 FADE_H: Final = 18.0
-"""After so many hours a third of today's departure is left; fitted on Houston 2022 (`python -m bench.forecast`)."""
+"""After so many hours a third of today's departure is left. A plausible figure, not a fitted one."""
 STALE_MS: Final = 6 * 3_600_000
 """A reading older than this says nothing of today's departure."""
 
