@@ -204,19 +204,11 @@ def check(p: Problem) -> None:
     for name, (array, shape) in shapes.items():
         if array.shape != shape or not array.flags.c_contiguous:
             raise ValueError(f"{name}: shape {array.shape}, expected a contiguous {shape}")
-    for name in (
-        "price",
-        "cap",
-        "level_mw",
-        "level_usd_h",
-        "level_rate",
-        "weight",
-        "on_weight",
-        "start_usd",
-        "work_usd",
-    ):
+    for name in _FINITE:
         if not np.isfinite(shapes[name][0]).all():
             raise ValueError(f"{name}: not a finite number; a row without a limit has a cap of {NO_LIMIT_MW:.0f}")
+    if len(u.rows) and (u.rows.min() < 0 or u.rows.max() >= rows):
+        raise ValueError(f"rows: a unit counts in a row that is none of the {rows}")
     if (np.diff(u.level_mw, axis=1) < 0).any() or (u.level_mw[:, 0] < 0).any():
         raise ValueError("level_mw: levels must ascend from 0 or more")
     if (u.work_h <= 0).any() or np.isnan(u.work_h).any():
@@ -228,4 +220,9 @@ def check(p: Problem) -> None:
 _PER_UNIT: Final = (
     "idle_mw", "meter_share", "start_usd", "boot_h", "min_up_h", "min_down_h", "work_h", "work_usd", "miss_usd", "on",
     "locked_h", "booting_h",
+)  # fmt: skip
+
+_FINITE: Final = (
+    "price", "cap", "level_mw", "level_usd_h", "level_rate", "weight", "on_weight",
+    *(name for name in _PER_UNIT if name != "work_h"),
 )  # fmt: skip

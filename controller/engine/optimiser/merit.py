@@ -30,7 +30,10 @@ class Merit(NamedTuple):
     weight: F8
     """The rows each unit counts in."""
     armed: U1
-    """(1,) whether the site has a reserve award, for which an increment may run that does not pay for itself."""
+    """(1,) 0, or 1 where the site has a reserve award, for which an increment may run that does not pay for itself; 2
+    where missing an award costs more than anything earns, so that it is armed before any other takes the room."""
+    taken: F8
+    """As `unit`: MW of each increment that arming has taken of the step last filled."""
     penalty: F8
     """(r,)"""
     hours: F8
@@ -42,6 +45,8 @@ class Merit(NamedTuple):
     """(T, n) power of every unit before any increment."""
     left: F8
     """(T, r) what the rows have left beside that."""
+    firm: F8
+    """(T, r) what firm load takes of each row when it is served in full; it counts in `left` at its first level, 0."""
     bare: F8
     """(T,) USD/h of the base alone, penalties excluded; a batch job's work counts in the job's own plan."""
     value: F8
@@ -74,11 +79,50 @@ def merit_order(p: Problem, site: int) -> Merit:
             i += 1
     by = np.argsort(key[:i], kind="mergesort")
     k0, k1 = u.row_from[first], u.row_from[last]
+    armed = p.sites.award[site : site + 1].copy()
+    if armed[0] == 1 and (i == 0 or _dearest(p, first, last) > np.max(slope[:i] / share[:i])):
+        armed[0] = 2
     return Merit(
         unit[by], span_mw[by], slope[by], share[by], u.row_from[first : last + 1] - k0, u.rows[k0:k1] - row0,
-        u.weight[k0:k1].copy(), p.sites.award[site : site + 1], p.rows.penalty[row0 : row0 + rows].copy(),
+        u.weight[k0:k1].copy(), armed, np.zeros(i), p.rows.penalty[row0 : row0 + rows].copy(),
         p.grid.hours, p.sites.price[site].copy(), np.zeros((steps, units), np.uint8), np.zeros((steps, units)),
-        np.zeros((steps, rows)), np.zeros(steps), np.zeros(steps), np.zeros(rows), np.zeros(units), )  # fmt: skip
+        np.zeros((steps, rows)), firm_load(p, site), np.zeros(steps), np.zeros(steps), np.zeros(rows),
+        np.zeros(units), )  # fmt: skip
+
+
+@kernel
+def firm_load(p: Problem, site: int) -> F8:
+    """(T, r) what the site's firm load takes of each row when served in full."""
+    u = p.units
+    row0 = p.sites.row_from[site]
+    load = np.zeros((len(p.grid.hours), p.sites.row_from[site + 1] - row0))
+    for n in range(p.sites.unit_from[site], p.sites.unit_from[site + 1]):
+        if not is_firm(p, n):
+            continue
+        for k in range(u.row_from[n], u.row_from[n + 1]):
+            if u.weight[k] > 0.0:
+                for t in range(load.shape[0]):
+                    load[t, u.rows[k] - row0] += u.weight[k] * u.level_mw[n, LEVELS - 1] * u.open[n, t]
+    return load
+
+
+@kernel
+def is_firm(p: Problem, unit: int) -> bool:
+    """Whether a unit is firm load: on and locked to the end, its first level 0 MW, so that it may be cut at will."""
+    u = p.units
+    return bool(
+        u.on[unit] == 1 and u.level_mw[unit, 0] <= 0.0 and u.locked_h[unit] >= p.grid.edge_h[len(p.grid.hours)] - 1e-9
+    )
+
+
+@kernel
+def _dearest(p: Problem, first: int, last: int) -> float:
+    """USD/MWh that the cheapest award of these units costs to miss."""
+    least = np.inf
+    for k in range(p.units.row_from[first], p.units.row_from[last]):
+        if p.units.weight[k] < 0.0:
+            least = min(least, p.rows.penalty[p.units.rows[k]])
+    return least
 
 
 @kernel
@@ -132,6 +176,8 @@ def fill(m: Merit, t: int, n: int, state: int, mw: float, usd_h: float) -> float
         m.power[n] = mw
         for k in range(m.row_from[n], m.row_from[n + 1]):
             m.room[m.rows[k]] -= m.weight[k] * mw
+    if m.armed[0] == 2:
+        total += _arm_first(m, t, n, state)
     for i in range(len(m.unit)):
         j = m.unit[i]
         net = m.slope[i] - price * m.share[i]
@@ -139,7 +185,7 @@ def fill(m: Merit, t: int, n: int, state: int, mw: float, usd_h: float) -> float
             break
         if (state if j == n else states[j]) != RUN or (net <= 0.0 and not _arms(m, j, net)):
             continue
-        take = min(m.span_mw[i], _room_for(m, j, net))
+        take = min(m.span_mw[i] - m.taken[i], _room_for(m, j, net))
         if take <= 0.0:
             continue
         total += net * take
@@ -149,6 +195,27 @@ def fill(m: Merit, t: int, n: int, state: int, mw: float, usd_h: float) -> float
     for r in range(len(m.room)):
         total += m.penalty[r] * min(0.0, m.room[r])
     return float(m.hours[t] * total)
+
+
+@kernel
+def _arm_first(m: Merit, t: int, n: int, state: int) -> float:
+    """Give what an award is short of before the merit order begins; returns USD/h, notes it in `m.taken`."""
+    total = 0.0
+    for i in range(len(m.unit)):
+        j = m.unit[i]
+        net = m.slope[i] - m.price[t] * m.share[i]
+        m.taken[i] = 0.0
+        if (state if j == n else m.state[t, j]) != RUN or not _arms(m, j, net):
+            continue
+        take = min(m.span_mw[i], _room_for(m, j, -1.0))
+        if take <= 0.0:
+            continue
+        m.taken[i] = take
+        total += net * take
+        m.power[j] += take
+        for k in range(m.row_from[j], m.row_from[j + 1]):
+            m.room[m.rows[k]] -= m.weight[k] * take
+    return total
 
 
 @kernel

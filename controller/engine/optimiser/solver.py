@@ -19,6 +19,8 @@ from controller.engine.optimiser.layout import (
     F8,
     I4,
     LEVELS,
+    OFF,
+    RUN,
     U1,
     Duals,
     Grid,
@@ -31,7 +33,8 @@ from controller.engine.optimiser.layout import (
     moves,
     no_duals,
 )
-from controller.engine.optimiser.primal import Before, plan_site
+from controller.engine.optimiser.placing import Before
+from controller.engine.optimiser.primal import plan_site
 from controller.engine.optimiser.unit import scratch
 
 ENOUGH: Final = 1e-4
@@ -98,6 +101,25 @@ def dispatch(
     last = before if before is not None else _none_before()
     power, phase, _, _ = _solve(p, duals, last, iterations, -1, 0, 0.0, threads)
     return Dispatch(np.ascontiguousarray(power[:, 0]), np.ascontiguousarray(phase[:, 0]), duals)
+
+
+def excess_mw(p: Problem, power_mw: F8, phase: U1) -> F8:
+    """(R, T) what a plan exceeds each row by; 0 where the row holds. The shortfall that is to be stated."""
+    owner = np.repeat(np.arange(len(p.units.idle_mw)), np.diff(p.units.row_from))
+    use = np.zeros(p.rows.cap.shape)
+    taken = p.units.weight[:, None] * power_mw[owner] + p.units.on_weight[:, None] * (phase[owner] != OFF)
+    np.add.at(use, p.units.rows, taken)
+    return np.maximum(use - p.rows.cap, 0.0)
+
+
+def undone_h(p: Problem, power_mw: F8, phase: U1) -> F8:
+    """(N,) hours of work each batch job is left with at the end of the plan; 0 for all else."""
+    u = p.units
+    left = np.zeros(len(u.work_h))
+    for n in np.flatnonzero(np.isfinite(u.work_h)):
+        rate = np.interp(power_mw[n], u.level_mw[n], u.level_rate[n])
+        left[n] = max(0.0, u.work_h[n] - float(p.grid.hours @ (rate * (phase[n] == RUN))))
+    return left
 
 
 def _solve(

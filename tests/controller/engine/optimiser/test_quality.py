@@ -10,7 +10,7 @@ from bench.referee import TINY_MW, judge, optimum
 from controller.engine.optimiser.layout import NO_LIMIT_MW, Problem
 from controller.engine.optimiser.solver import Plan, plan
 
-SHAKES = 120
+SHAKES = 150
 
 
 def _problem(seed: int) -> Problem:
@@ -47,7 +47,6 @@ def test_plans_of_two_dozen_random_sites_are_within_a_tenth_of_a_percent_of_the_
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="open: seed 148 ends 88.9 % below the optimum; the median holds", strict=False)
 def test_plans_of_two_hundred_random_sites_are_within_a_tenth_of_a_percent_of_the_optimum() -> None:
     """The same sentence at its full number."""
     _assert_good(range(200))
