@@ -118,7 +118,8 @@ def test_firm_load_is_cut_after_all_flexible_load(p: Problem) -> None:
     for firm in _firm(p):
         worth = p.units.level_usd_h[firm, -1] / p.units.level_mw[firm, -1]
         cut = made.power_mw[firm] < p.units.level_mw[firm, -1] - TINY_MW
-        for t in np.flatnonzero(cut & (p.sites.price[0] * p.units.meter_share[firm] < worth)):
+        for step in np.flatnonzero(cut & (p.sites.price[0] * p.units.meter_share[firm] < worth)):
+            t = int(step)
             rows = [r for r in range(len(p.rows.cap)) if any(n == firm for n, _, _ in _counts_in(p, r))]
             full = [r for r in rows if _used(p, made, r, t) >= p.rows.cap[r, t] - TINY_MW]
             assert full
