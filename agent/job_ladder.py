@@ -39,6 +39,8 @@ class Aim:
     """Firm jobs that may be frozen for it ..."""
     any_firm: bool = False
     """... or all of them."""
+    firm_w: int | None = None
+    """Firm work is touched only to come down to this, where it is above the setpoint."""
     strict: bool = False
     """A cap or an obligation is in force: jobs start only where all that could start would fit."""
 
@@ -115,12 +117,12 @@ def _down(facts: PartitionFacts, aim: Aim, nodes: Nodes, ladder: Ladder, doings:
     """`now_w` is the room once what we do now shows; `soon_w` when those that were warned are gone as well. What a
     meter shows beyond the account may be a job that is slow to stop: firm work is never touched for that."""
     now_w = soon_w = room_w
-    excess_w = aim.setpoint_w - draw_w(facts, nodes) - room_w
+    spared_w = max(aim.setpoint_w, aim.firm_w or 0) - draw_w(facts, nodes) - room_w
     freeze: list[str] = []
     warn: list[str] = []
     requeue: list[str] = []
     for job in _shed_order(facts, aim, ladder):
-        if now_w >= 0 or (job.firm and now_w + excess_w >= 0):
+        if now_w >= 0 or (job.firm and now_w + spared_w >= 0):
             break
         if job.id not in facts.unfreezable:
             freeze.append(job.id)

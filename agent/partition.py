@@ -106,7 +106,10 @@ class HpcBank:
                 bool(hold.interlocks) or hold.why is ReceiptReason.FEEDER_LIMIT or self._ladder.all_firm
             )
             firm = self._ladder.firm if hold.firm_too else frozenset()
-            aim = Aim(hold.setpoint_w, hold.may_raise, firm, any_firm, self._strict)
+            local = bool(hold.interlocks) or hold.why is ReceiptReason.FEEDER_LIMIT
+            # An order's cap is held by a meter too, which shows what is on its way down: no firm job stops for that.
+            firm_w = hold.setpoint_w if local else max(hold.setpoint_w, hold.wanted_w)
+            aim = Aim(hold.setpoint_w, hold.may_raise, firm, any_firm, firm_w, self._strict)
         if aim != self._aim:
             self._aim = aim
             self._wake.set()

@@ -135,6 +135,12 @@ def test_firm_work_is_not_touched_for_what_a_meter_shows_beyond_the_account() ->
     assert moves(made, 1_000, any_firm=True, excess_w=5_000).freeze == ("2", "1")
 
 
+def test_firm_work_is_touched_for_what_was_ordered_and_not_for_what_the_guard_takes_off_it_for_a_cap() -> None:
+    made = facts(job("1", firm=True), job("2"))
+    assert moves(made, 500, any_firm=True, firm_w=1_900).freeze == ("2",)
+    assert moves(made, 500, any_firm=True, firm_w=1_800).freeze == ("2", "1")
+
+
 DEEP = Nodes(count=10, rated_w=1_000, idle_w=100, off_w=10)
 
 
