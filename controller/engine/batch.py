@@ -75,6 +75,8 @@ def problem(sites: Sequence[Posed]) -> Problem:
     for n, unit in enumerate(units):
         if unit.due_h < GRID.edge_h[-1]:
             opened[n, GRID.edge_h[1:] > unit.due_h + 1e-9] = 0
+        if unit.barred is not None:
+            opened[n, unit.barred] = 0
     column = {name: np.ascontiguousarray(figures[:, at]) for name, at in _AT.items()}
     u = Units(
         level_mw=np.ascontiguousarray(figures[:, :LEVELS]),

@@ -234,11 +234,12 @@ class _Fill:
             outcome.target_w = target_w
 
     def _room(self, lot: Lot, bank: Bank) -> tuple[int, int]:
-        """The bank watts that still fit, and the node that has least room, the deepest of equals."""
+        """The bank watts that still fit, and the node that has least room, the deepest of equals. What a frozen job
+        keeps is room for itself."""
         caps = self.firm_cap_mw if lot.cls <= Class.FIRM_PENDING else self.cap_mw
         rooms = [(caps[n] - self.used_mw[n]) // self.site.factor(n, bank) for n in bank.path]
         least_w = min(rooms)
-        return max(0, least_w), bank.path[rooms.index(least_w)]
+        return max(0, least_w + _kept_w(lot, bank)), bank.path[rooms.index(least_w)]
 
     def _too_little(self, node: int, bank: Bank, given_w: int) -> bool:
         """A rise that a limit trims to less than that limit's own margin is not made: it would follow meter noise."""
@@ -268,7 +269,7 @@ class _Fill:
 
     def _give(self, lot: Lot, bank: Bank, given_w: int, floor: Floor | None) -> None:
         outcome = self.outcomes[lot.bank]
-        self._load(self.used_mw, bank, given_w)
+        self._load(self.used_mw, bank, given_w - _kept_w(lot, bank))
         self.taken_w[lot.bank] += given_w
         lot.taken_w += given_w
         if lot.job is not None:
@@ -283,6 +284,11 @@ class _Fill:
     def _load(self, used_mw: list[int], bank: Bank, power_w: int) -> None:
         for node in bank.path:
             used_mw[node] += power_w * self.site.factor(node, bank)
+
+
+def _kept_w(lot: Lot, bank: Bank) -> int:
+    """What a lot's job draws already, frozen."""
+    return bank.frozen_w.get(lot.job.id, 0) if lot.job is not None else 0
 
 
 def plan_cap_mw(site: Site, node: int, limits: Sequence[Limit]) -> int:

@@ -19,6 +19,9 @@ MW_PER_W: Final = 1_000
 """Milliwatts: node sums are kept in them, so that PUE in thousandths stays exact."""
 SETTLE_MS: Final = 60_000
 """A bank told to be off this long and still drawing power is stuck: its power cannot be steered."""
+FROZEN_KEEPS_MILLI: Final = 150
+"""A job stopped in place keeps some of its power, for its memory and clocks: a tenth of a node's idle power as a rule.
+More than this share of what it drew is no longer that, but a freeze that the meter has not shown yet."""
 SPREAD_MAX_MILLI: Final = 250
 """Devices misstate their power by 5 to 20 %; a larger ratio is a constant load, not a bias."""
 
@@ -83,7 +86,9 @@ class Bank:
     segments: list[Segment]
     """A hash bank's hashrate over power, as far as `natural_w`."""
     stuck_w: int
-    """Drawn above idle although off: not to be steered."""
+    """Drawn above idle although off, or by frozen jobs: not to be steered."""
+    frozen_w: dict[str, int]
+    """The part of it that each frozen job keeps, and that goes over into its own power if it is let run, by id."""
     work: Work | None
     """For an HPC partition; None for a hash bank."""
 
@@ -205,6 +210,7 @@ def _banks(
         stated = [w for w in (setpoint_w, target_w) if w is not None]
         on_for = reading.on_for_ms if reading else None
         natural_w = _natural_w(plate, reading, work)
+        frozen_w = _frozen_w(plate, reading, work)
         banks.append(
             Bank(
                 id=plate.id,
@@ -218,7 +224,8 @@ def _banks(
                 on_for_ms=None if on_for is None else on_for + (age_ms or 0),
                 natural_w=natural_w,
                 segments=[] if work is not None else curve(plate, natural_w),
-                stuck_w=_stuck_w(plate, reading),
+                stuck_w=max(_stuck_w(plate, reading), sum(frozen_w.values())),
+                frozen_w=frozen_w,
                 work=work,
             )
         )
@@ -255,6 +262,17 @@ def _stuck_w(plate: BankPlate, reading: BankReading | None) -> int:
         return 0
     settled = reading.on_for_ms is not None and reading.on_for_ms >= SETTLE_MS
     return max(0, reading.power_w - plate.idle_w) if settled else 0
+
+
+def _frozen_w(plate: BankPlate, reading: BankReading | None, work: Work | None) -> dict[str, int]:
+    """What the partition draws beyond idle nodes and running jobs, shared among its frozen jobs by their power."""
+    if work is None or reading is None or reading.power_w is None:
+        return {}
+    frozen = {job.id: job.power_w for job in work.jobs if job.state is JobState.FROZEN and job.power_w > 0}
+    running_w = sum(job.power_w for job in work.jobs if job.state is JobState.RUNNING)
+    all_w = sum(frozen.values())
+    keep_w = min(reading.power_w - plate.idle_w - running_w, all_w * FROZEN_KEEPS_MILLI // 1_000)
+    return {job: keep_w * power_w // all_w for job, power_w in frozen.items()} if keep_w > 0 else {}
 
 
 def _measure_overheads(site: Site) -> None:

@@ -35,7 +35,7 @@ WARM_SWEEPS: Final = 2
 COLD_SWEEPS: Final = 6
 ENOUGH: Final = 1e-3
 """A plan made anew that is this near to its bound, as a share of it, is left as it is."""
-ENOUGH_WARM: Final = 2e-3
+ENOUGH_WARM: Final = 4e-3
 GROWN: Final = 1.25
 """One carried on is searched for better only where its gap is above this, and has grown by so much: the search takes
 ten times as long as all else, and where jobs come whole a gap may never close."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract.messages import Job, JobState
 from contract.reasons import DecisionReason
@@ -71,6 +72,8 @@ class Unit:
     """A batch job's deadline."""
     locked: bool = False
     """Its dwell keeps it as it is."""
+    barred: NDArray[np.intp] | None = None
+    """Steps in which there are not even the nodes for it alone."""
 
 
 @dataclass(slots=True)
@@ -198,8 +201,10 @@ def _rows(site: Site, envelope: Envelope, units: list[Unit], load: _Load) -> lis
             below[node].append((unit, site.factor(node, bank) / MW_PER_W))
     rows: list[Row] = []
     for node in [site.root, *(i for i in range(len(site.nodes)) if i != site.root)]:
-        limits = _limits(site, envelope, node) if below[node] else []
-        least_mw = min((mw for mw, _, _ in limits), default=0) - load.fixed_mw[node]
+        if not below[node]:
+            continue
+        limits = _limits(site, envelope, node)
+        least_mw = min(mw for mw, _, _ in limits) - load.fixed_mw[node]
         if sum(unit.most_w * weight for unit, weight in below[node]) * MW_PER_W > least_mw:
             penalty = METER_PENALTY if node == site.root else FEEDER_PENALTY
             cap = load.left(node, _over_time(site, limits))
@@ -239,9 +244,11 @@ def _partition_rows(rows: list[Row], site: Site, index: int, bounds: Bounds, uni
         if job.state is JobState.RUNNING and job.remaining_ms is not None:
             nodes[int(np.searchsorted(GRID.edge_h[:-1], job.remaining_ms / MS_PER_HOUR)) :] += job.nodes
     for unit in waiting:
+        needs = float(unit.job.nodes if unit.job is not None else 0)
+        unit.barred = np.flatnonzero(nodes < needs)
         unit.rows.append(len(rows))
         unit.weights.append(0.0)
-        unit.on_weights.append(float(unit.job.nodes if unit.job is not None else 0))
+        unit.on_weights.append(needs)
     rows.append(Row(f"nodes:{bank.id}", nodes, NODE_PENALTY))
 
 

@@ -6,12 +6,28 @@ import pytest
 
 from contract.messages import Feeder
 from controller.engine.model import Params
-from tests.controller.engine.build import HOUR, MW, hash_bank, of, off, on, override, run, site, targets
+from tests.controller.engine.build import (
+    HOUR,
+    MW,
+    hash_bank,
+    hpc_bank,
+    job,
+    obligation,
+    of,
+    off,
+    on,
+    override,
+    run,
+    site,
+    targets,
+)
 
 pytestmark = pytest.mark.usefixtures("method")
 
 A = hash_bank("hall-a")
 CAP = [override("cap", mw=4)]
+HPC = hpc_bank()
+FROZEN = job("frozen", mw=1.0, value=10.0, state="frozen")
 
 
 def test_a_meter_above_the_sum_of_its_banks_shifts_the_plan_by_the_difference() -> None:
@@ -63,6 +79,38 @@ def test_power_of_a_bank_that_does_not_stop_is_made_room_for() -> None:
     assert (targets(decision), decision.planned_w) == ({"hall-a": 0.0, "hall-b": 2.0}, 4 * MW)
     stopping = [off(A, power_w=2 * MW, on_for_ms=5_000, available_w=0), on(other)]
     assert targets(run(site(A, other, readings=stopping, overrides=CAP)))["hall-b"] == 4.0
+
+
+@pytest.mark.parametrize("shows_mw", [0.45, 0.95])
+def test_what_frozen_jobs_keep_is_made_room_for_at_once(shows_mw: float) -> None:
+    """0.4 MW of idle nodes show 0.05 more, seconds after the freeze; and so they do beside a job that runs."""
+    running = [job("running", mw=0.5)] if shows_mw > 0.9 else []
+    told = round((0.4 + 0.5 * len(running)) * MW)
+    reading = on(HPC, told, power_w=round(shows_mw * MW), on=bool(running), on_for_ms=5_000)
+    decision = run(site(A, HPC, readings=[reading], jobs=[FROZEN, *running], overrides=CAP))
+    assert targets(decision) == {"hall-a": round(4.0 - shows_mw, 6), "hpc": told / MW}
+    assert decision.planned_w == 4 * MW
+
+
+def test_a_freeze_that_the_meter_has_not_shown_yet_is_not_taken_for_what_stays() -> None:
+    reading = off(HPC, power_w=1_400_000, on_for_ms=1_000)
+    decision = run(site(A, HPC, readings=[reading], jobs=[FROZEN], overrides=CAP))
+    assert targets(decision)["hall-a"] == 3.45, "0.15 of the megawatt that falls"
+
+
+def test_an_obligation_that_frozen_jobs_stand_in_the_way_of_is_said_short() -> None:
+    reading = off(HPC, power_w=450_000, on_for_ms=1_000)
+    decision = run(site(HPC, readings=[reading], jobs=[FROZEN], obligations=[obligation(0.42)]))
+    assert [(s.kind, s.id, s.short_w) for s in decision.shortfalls] == [("obligation", "dr-1", 30_000)]
+
+
+def test_what_a_frozen_job_keeps_is_no_reason_not_to_let_it_run() -> None:
+    """It is within its own power: 1.4 MW is room enough for 0.4 of idle nodes and the job's 1.0, frozen or not."""
+    firm = FROZEN.model_copy(update={"firm": True})
+    for on_for_ms in (1_000, HOUR):
+        reading = off(HPC, power_w=450_000, on_for_ms=on_for_ms)
+        decision = run(site(HPC, readings=[reading], jobs=[firm], overrides=[override("cap", mw=1.4)]))
+        assert (targets(decision)["hpc"], decision.planned_w, decision.shortfalls) == (1.4, 1_400_000, ())
 
 
 def test_noise_of_the_meter_lowers_once_and_does_not_flutter() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contract.messages import BankReading, Job, JobState
+from contract.messages import BankReading, Feeder, Job, JobState
 from controller.engine import planned
 from controller.engine.codec import encode_decision
 from controller.engine.decide import decide
@@ -283,6 +283,16 @@ def test_a_quota_is_a_cap_at_the_main_meter_while_it_holds() -> None:
     assert (decision.planned_w, decision.cap_w) == (6 * MW, 6 * MW)
     assert of(decision, "hall-b").cause == "fleet"
     assert run(snapshot, AT + Q).planned_w == 10 * MW
+
+
+def test_a_feeder_with_nothing_to_plan_below_it_is_no_limit_of_the_plan() -> None:
+    """Here the pumps': it has its breaker, a meter, and no bank. The plan is proven all the same."""
+    pumps = Feeder(id="pumps", parent="main", limit_w=MW)
+    snapshot = site(A, B, feeders=[pumps], metered={"pumps": 900_000}, limit_mw=8.0, outlook=flat_outlook(40.0))
+    decision = run(snapshot)
+    assert decision.plan is not None
+    assert decision.plan.gap is not None
+    assert decision.plan.gap < 1e-3
 
 
 # ---- worth
