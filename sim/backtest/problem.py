@@ -42,6 +42,8 @@ NEAR_STEPS: Final = 8
 DAY_H: Final = 24.0
 FAR_H: Final = 72.0
 FAR_STEP_H: Final = 6.0
+NODE_OVER_IDLE: Final = 3.0
+"""What a node draws for its work, as a multiple of its idle power: only for the scale of a row."""
 
 
 def planning_grid(interval_h: float, near: int = NEAR_STEPS) -> Grid:
@@ -132,7 +134,9 @@ class Model:
         self.limit = np.array([f.limit_mw for f in site.feeders])
         self.node_idle = np.array([p.nodes * p.node_idle_mw for p in site.partitions])
         self.partition_hall = np.array([p.hall for p in site.partitions], np.int32)
-        self.node_rows = np.array([p.nodes for p in site.partitions], np.float64)
+        # A node counts as about the MW it works with, so that the prices of nodes and of power come down alike.
+        self.node_mw = np.array([max(NODE_OVER_IDLE * p.node_idle_mw, 1e-4) for p in site.partitions])
+        self.node_rows = np.array([p.nodes for p in site.partitions]) * self.node_mw
         for q, part in enumerate(site.partitions):
             for f in paths[part.feeder]:
                 self.limit[f] -= self.node_idle[q]
@@ -285,7 +289,7 @@ class Model:
         for q, hall in enumerate(self.partition_hall):
             cap[self.row_hall + hall] -= self.node_idle[q]
         cap -= MARGIN_MW
-        cap[self.row_nodes :] = self.node_rows
+        cap[self.row_nodes :] = self.node_rows + MARGIN_MW
         return cap
 
     def coefficients(self, part: I4, nodes: F8, share: F8) -> tuple[I4, F8, F8, I4]:
@@ -299,7 +303,7 @@ class Model:
         weight = np.where(rows < self.row_feeder, share[owner], np.where(rows >= self.row_nodes, 0.0, 1.0))
         on_weight = np.zeros(len(rows))
         ends = offsets[self.fixed + 1 :] - 1
-        on_weight[ends] = nodes
+        on_weight[ends] = nodes * self.node_mw[part]
         return rows, weight, on_weight, offsets
 
 

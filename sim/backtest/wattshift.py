@@ -40,7 +40,7 @@ class Params:
     """Hours the forecast is asked for; its last day comes again beyond."""
     fade_h: float = 1.0
     """After so many hours a third of a departure from the path is left."""
-    hurry: float = 0.3
+    hurry: float = 1.0
     """By how much more than its later cost a job's work may cost now: what arrives later wants the same nodes."""
     spike_usd_per_mwh: float = 250.0
 
@@ -160,12 +160,19 @@ class WattshiftPolicy:
         return Now(h, on, must, mw, usd, toll, idle, then, share, firm, offsets, rows, weight, on_weight, cap)
 
     def _job_curves(
-        self, last: _Look, left_h: dict[int, float], jobs: list[int], at: NDArray[np.int64], pick: NDArray[np.int64]
+        self,
+        last: _Look,
+        left_h: dict[int, float],
+        jobs: list[int],
+        at: NDArray[np.int64],
+        pick: NDArray[np.int64],
     ) -> tuple[F8, F8]:
         """USD an hour and power by level, of no more work than is left."""
         t, fixed = self._model.table, self._model.fixed
-        worth = np.minimum(last.worth[pick[fixed:]] * (1.0 + self.params.hurry), t.usd_per_h[at] + t.miss_per_h[at])
-        left = np.array([left_h[j] for j in jobs]) / self._model.interval_h
+        left = np.array([left_h[j] for j in jobs])
+        hurry = 1.0 + self.params.hurry
+        worth = np.minimum(last.worth[pick[fixed:]] * hurry, t.usd_per_h[at] + t.miss_per_h[at])
+        left /= self._model.interval_h
         rates, mw = t.level_rate[at], t.level_mw[at]
         for k in np.flatnonzero(left < 1.0):
             least = np.minimum(rates[k], max(left[k], rates[k, 0]))
