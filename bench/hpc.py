@@ -28,12 +28,13 @@ from bench.command import arguments, main_of
 from bench.figures import Noise, finish, introduce, percentile, say
 from bench.hpc_jobs import WORK, Feeder
 from bench.hpc_many import freeze_and_requeue, reading
-from bench.hpc_meter import ProcessMeter, Seen
-from bench.hpc_site import CPUS, HybridSite, hybrid_site, scheduler, site_agent
+from bench.hpc_site import site_agent
 from bench.hpc_targets import RECOVERED, Result, Targets, depths
 from bench.process import BenchError
 from sim.broker import LocalBroker
+from sim.process_meter import ProcessMeter, Seen
 from sim.slurm import SlurmCluster, missing_for_slurm
+from sim.slurm_site import CPUS, HybridSite, hybrid_site, scheduler
 
 SITES: Final = 4
 NODES_PER_SITE: Final = 4

@@ -12,8 +12,8 @@ from typing import Any, Final
 import aiohttp
 
 from bench.center import Center
-from bench.hpc_site import HybridSite
 from bench.process import BenchError
+from sim.slurm_site import HybridSite
 
 TOLERANCE: Final = 0.02
 """Of what the site drew before."""

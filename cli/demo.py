@@ -19,7 +19,9 @@ from rich.console import Console
 from cli.client import EXIT_FAILED
 from sim.demo.run import DEFAULT_START, Demo, DemoEvent, DemoOptions
 from sim.demo.sites import NAMES
+from sim.demo.slurm import SlurmDemo, SlurmSummary
 from sim.demo.summary import Summary
+from sim.slurm import missing_for_slurm
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0}
@@ -50,6 +52,9 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="chance: devices' spread, jobs, delays")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="events as NDJSON; the last line is the summary")] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="one site with a real Slurm of its own, in real time (needs Slurm and root)")
+    ] = False,
     narration: Annotated[bool, typer.Option("--narration/--no-narration", help="tell what happens")] = True,
 ) -> None:
     """Run broker, controller and simulated hybrid sites through a real ERCOT scarcity afternoon, faster than life.
@@ -58,6 +63,9 @@ def demo(
     controller and broker are the real ones. Ends on Ctrl-C, after --for, or at the end of the sample. Exit code 0 only
     where no invariant was violated.
     """
+    if slurm:
+        _run_slurm(_seconds(span), seed, as_json=as_json, narration=narration)
+        return
     options = DemoOptions(sites, miners, speed, _start(start), _seconds(span), seed)
     teller = _json_teller(narration) if as_json else _word_teller(narration)
     summary = asyncio.run(_run(options, teller, quiet=as_json))
@@ -81,6 +89,38 @@ async def _run(options: DemoOptions, teller: Any, *, quiet: bool) -> Summary:
     async with demo:
         if not quiet:
             _print_access(demo)
+        with suppress(asyncio.CancelledError):
+            await demo.until_done()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        return demo.summary()
+
+
+def _run_slurm(for_s: float | None, seed: int, *, as_json: bool, narration: bool) -> None:
+    """Exit code 0 only where no result is wrong and no firm job was touched."""
+    if (missing := missing_for_slurm()) is not None:
+        raise typer.BadParameter(f"there is no Slurm to run: {missing}", param_hint="--slurm")
+    summary = asyncio.run(_slurm(_json_teller(narration) if as_json else _word_teller(narration), for_s, seed))
+    if as_json:
+        print(json.dumps({"summary": summary.as_json()}), flush=True)
+    else:
+        console = Console(highlight=False)
+        console.print(f"\n{summary.decisions} decisions; {summary.jobs} jobs came, {summary.jobs_done} are done.")
+        console.print(f"At most {summary.jobs_frozen_most} stood still at once, {summary.firm_touched} of them firm.")
+    if summary.jobs_wrong or summary.firm_touched or summary.event_met is False:
+        raise typer.Exit(EXIT_FAILED)
+
+
+async def _slurm(teller: Any, for_s: float | None, seed: int) -> SlurmSummary:
+    handler = _Tells(teller)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101  asyncio.run always runs in a task
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    demo = SlurmDemo(teller, for_s=for_s, seed=seed)
+    handler.clock = demo.clock.wall_ms
+    async with demo:
         with suppress(asyncio.CancelledError):
             await demo.until_done()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.hpc_meter import ProcessMeter
+from sim.process_meter import ProcessMeter
 from sim.slurm import missing_for_slurm
 
 PATIENCE_S = 280.0
