@@ -30,8 +30,10 @@ PAST_MS: Final = 400 * 24 * MS_PER_HOUR
 """How far back a forecast may look."""
 REFRESH_MS: Final = 5 * MS_PER_MINUTE
 """An outlook is made anew when a price comes, and this often."""
-FIT_MS: Final = 24 * MS_PER_HOUR
-"""A forecast learns from the past once a day."""
+PAST_BEGINS_MS: Final = 28 * 24 * MS_PER_HOUR
+"""The past begins at a multiple of this, so that a forecast that has learnt of it need learn what is new alone."""
+FIT_MS: Final = 7 * 24 * MS_PER_HOUR
+"""A forecast learns from the past once a week: the event loop waits for it."""
 PRICE_MAX: Final = 100_000.0
 
 
@@ -55,7 +57,7 @@ class _Made:
 
 
 class Outlooks:
-    """What is expected, by site. Synchronous; a fit takes tens of milliseconds once a day for each set of sources."""
+    """What is expected, by site. Synchronous; a fit takes up to a second, once a week for each set of sources."""
 
     def __init__(self, config: ControllerConfig, feeds: Feeds) -> None:
         self._config = config
@@ -109,7 +111,7 @@ class Outlooks:
         return _frozen(found, made.forecast.name)
 
     def _known(self, sources: Sources, now_ms: int) -> facts.Known | None:
-        feeds, since_ms = self._feeds, now_ms - PAST_MS
+        feeds, since_ms = self._feeds, now_ms // PAST_BEGINS_MS * PAST_BEGINS_MS - PAST_MS
         price = feeds.prices[sources.price].known(since_ms, now_ms)
         if price is None:
             return None

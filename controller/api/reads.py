@@ -97,7 +97,11 @@ class Reads:
         asked = query(request, HistoryQuery)
         state = reached_site(self._controller, request, request.match_info["site"])
         at_ms, told = self._history.of(state.site, asked.since_ms)
-        out = HistoryOut(now_ms=self._controller.clock.wall_ms(), every_ms=EVERY_MS, at_ms=at_ms, **told)
+        now_ms = self._controller.clock.wall_ms()
+        steps, prices = views.ahead(self._controller, state.site, now_ms)
+        out = HistoryOut(
+            now_ms=now_ms, every_ms=EVERY_MS, at_ms=at_ms, ahead_at_ms=steps, ahead_usd_per_mwh=prices, **told
+        )
         return answer(out)
 
     async def decisions(self, request: web.Request) -> web.Response:

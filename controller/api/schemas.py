@@ -141,6 +141,10 @@ class HistoryOut(Out):
     cap_w: list[float | None]
     planned_w: list[float | None]
     price_usd_per_mwh: list[float | None]
+    ahead_at_ms: list[int]
+    """Beginnings of the steps to come."""
+    ahead_usd_per_mwh: list[float]
+    """The price that is planned with in each; empty where nothing is forecast."""
 
 
 class FeederOut(Out):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from contract.messages import BankReading, Workload
 from controller.api.schemas import (
@@ -19,6 +20,9 @@ from controller.app import CONFLICT_ALARM_MS, Controller
 from controller.engine.model import BankDecision, Obligation, SiteDecision
 from controller.journal.base import StoredDecision
 from controller.state import Decided, SiteState
+
+AHEAD_MS: Final = 4 * 3_600_000
+"""How far ahead the console looks."""
 
 
 def summary(controller: Controller, state: SiteState) -> SiteSummary:
@@ -67,6 +71,16 @@ def site(controller: Controller, state: SiteState) -> SiteOut:
             [each for each in controller.overrides.entries(state.site) if not each.is_over(now_ms)],
         ),
     )
+
+
+def ahead(controller: Controller, site: str, now_ms: int) -> tuple[list[int], list[float]]:
+    """The price planned with over the next hours: beginnings of steps that are not over, and USD/MWh in each."""
+    outlook = controller.freezer.outlooks.of(site, now_ms)
+    if outlook is None:
+        return [], []
+    begins = [outlook.start_ms + k * outlook.step_ms for k in range(len(outlook.usd_per_mwh))]
+    kept = [k for k, at in enumerate(begins) if now_ms - outlook.step_ms < at < now_ms + AHEAD_MS]
+    return [begins[k] for k in kept], [outlook.usd_per_mwh[k] for k in kept]
 
 
 def decision(decided: Decided) -> DecisionOut:

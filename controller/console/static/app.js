@@ -70,7 +70,7 @@ function Screen({ who, onLeave }) {
         ]);
         pastRef.current = grown(pastRef.current, name, samples);
         setPast(pastRef.current);
-        setSite({ ...found, now_ms: samples.now_ms });
+        setSite({ ...found, now_ms: samples.now_ms, ahead_at_ms: samples.ahead_at_ms, ahead_usd: samples.ahead_usd_per_mwh });
       }
       setLost("");
     } catch (failure) {
@@ -255,7 +255,7 @@ function grown(before, site, samples) {
   };
 }
 
-// What is known of the next four hours: caps and curtailments with their windows, the plan as it stands, the price now.
+// What is known of the next four hours: caps and curtailments with their windows, the plan as it stands, the price planned with.
 function future(site, now) {
   const windows = site.obligations.map((each) => ({ id: each.id, from: each.starts_at_ms, to: each.ends_at_ms, cap: each.target_w, kind: "duty", name: `curtail to ${mw(each.target_w)}` }));
   for (const each of site.overrides) {
@@ -266,14 +266,16 @@ function future(site, now) {
   const main = site.feeders.find((feeder) => !feeder.parent)?.limit_w ?? null;
   const ends = new Set([now, now + 4 * HOUR]);
   for (const each of windows) for (const at of [each.from, each.to]) if (at > now && at < now + 4 * HOUR) ends.add(at);
+  for (const ms of site.ahead_at_ms) if (ms > now) ends.add(ms);
   const at = [...ends].sort((a, b) => a - b);
+  const priced = (ms) => site.ahead_usd[site.ahead_at_ms.findLastIndex((begin) => begin <= ms)] ?? null;
   const caps = at.map((ms) => Math.min(main ?? Infinity, ...windows.filter((w) => w.cap != null && w.from <= ms && (w.to ?? Infinity) > ms).map((w) => w.cap)));
   const worth = site.banks.filter((bank) => bank.workload === "hash" && bank.value_usd_per_mwh != null).map((bank) => bank.value_usd_per_mwh);
   return {
     at,
     cap: caps.map((watts) => (watts === Infinity ? null : watts)),
     plan: at.map((_, k) => (site.planned_w == null ? null : Math.min(site.planned_w, caps[k]))),
-    price: at.map(() => null),
+    price: at.map(priced),
     best: worth.length ? Math.max(...worth) : null,
     worst: worth.length ? Math.min(...worth) : null,
     lanes: windows,
