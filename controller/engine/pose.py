@@ -235,6 +235,9 @@ def _partition_rows(rows: list[Row], site: Site, index: int, bounds: Bounds, uni
     most_w = min([bank.natural_w, *(n.watts for n in bounds.trace if n.rule in _HARD)]) - taken_w
     if sum(unit.most_w for unit in units) > most_w:
         cap = np.full(STEPS, max(0, most_w) / W_PER_MW)
+        for job in bank.work.jobs:
+            if job.firm and job.id not in bounds.barred and job.remaining_ms is not None:
+                cap[int(np.searchsorted(GRID.edge_h[:-1], job.remaining_ms / MS_PER_HOUR)) :] += job.power_w / W_PER_MW
         _bind(rows, f"bank:{bank.id}", cap, FEEDER_PENALTY, site, [(unit, 1.0) for unit in units])
     waiting = [unit for unit in units if unit.job is not None and unit.job.state is JobState.PENDING]
     if sum(unit.job.nodes for unit in waiting if unit.job is not None) <= bank.work.free_nodes:
