@@ -20,8 +20,10 @@ from controller.engine.optimiser.unit import Scratch, along, charge, cost_to_go,
 
 OVER_USD: Final = 1e6
 """USD per MW and hour beyond a limit: more than anything earns."""
+FIRST_USD: Final = 5e5
+"""USD/MWh by which serving firm load goes before all that is free, and after every limit."""
 ROUNDS: Final = 4
-EXCHANGES: Final = 80
+EXCHANGES: Final = 6
 """At most, an interval."""
 BISECTIONS: Final = 9
 
@@ -170,6 +172,7 @@ def decide(w: Now, chosen: U1, power: F8) -> float:
     best = _relieve(w, f, chosen, best)
     _worth(w, f, chosen)
     power[:] = f.power
+    best = _give_up(w, f, chosen, power, best)
     for i in range(n):
         if chosen[i] == 0:
             power[i] = 0.0
@@ -193,7 +196,7 @@ def _pieces(w: Now) -> Fill:
                 continue
             worth = (w.usd_h[u, k] - w.usd_h[u, k - 1]) / wide - w.toll[u]
             if w.firm[u] == 1:
-                worth += OVER_USD * 0.5
+                worth += FIRST_USD
             if worth <= 0.0:
                 continue
             unit[i], span[i], net[i], key[i] = u, wide, worth, -worth / max(w.share[u], 1e-9)
@@ -234,17 +237,23 @@ def _worth(w: Now, f: Fill, chosen: U1) -> float:
         i = f.unit[k]
         if chosen[i] == 0:
             continue
-        take = f.span[k]
-        for q in range(w.row_from[i], w.row_from[i + 1]):
-            if w.weight[q] > 0.0:
-                take = min(take, f.room[w.rows[q]] / w.weight[q])
-        if take <= 0.0:
-            continue
-        f.power[i] += take
-        value += w.hours * f.net[k] * take
-        for q in range(w.row_from[i], w.row_from[i + 1]):
-            f.room[w.rows[q]] -= w.weight[q] * take
+        value += w.hours * f.net[k] * _take(w, f, i, f.span[k])
     return value
+
+
+@kernel
+def _take(w: Now, f: Fill, i: int, span: float) -> float:
+    """As much of `span` as the unit's rows have room for, taken; MW."""
+    take = span
+    for q in range(w.row_from[i], w.row_from[i + 1]):
+        if w.weight[q] > 0.0:
+            take = min(take, f.room[w.rows[q]] / w.weight[q])
+    if take <= 0.0:
+        return 0.0
+    f.power[i] += take
+    for q in range(w.row_from[i], w.row_from[i + 1]):
+        f.room[w.rows[q]] -= w.weight[q] * take
+    return take
 
 
 @kernel
@@ -287,24 +296,37 @@ def _better(w: Now, f: Fill, chosen: U1) -> float:
 
 @kernel
 def _exchange(w: Now, f: Fill, chosen: U1, order: NDArray[np.intp], alone: F8, best: float) -> float:
-    """The worthiest that are off in the place of the least worthy that are on; the first better choice for each."""
+    """The worthiest that are off in the place of as many of the least worthy as stand in their way."""
+    was = chosen.copy()
     left = EXCHANGES
     for a in order[::-1]:
         if chosen[a] == 1 or w.must[a] != 0 or alone[a] <= 0.0:
             continue
+        if left <= 0:
+            break
+        left -= 1
+        was[:] = chosen
+        chosen[a] = 1
         for b in order:
-            if left <= 0 or alone[b] >= alone[a]:
+            if _fits(w, f, chosen):
                 break
-            if chosen[b] == 0 or w.must[b] != 0:
-                continue
-            left -= 1
-            chosen[a], chosen[b] = 1, 0
-            value = _worth(w, f, chosen)
-            if value > best + 1e-6:
-                best = value
-                break
-            chosen[a], chosen[b] = 0, 1
+            if b != a and chosen[b] == 1 and w.must[b] == 0 and _in_the_way(w, f, b):
+                chosen[b] = 0
+        value = _worth(w, f, chosen)
+        if value > best + 1e-6:
+            best = value
+        else:
+            chosen[:] = was
     return best
+
+
+@kernel
+def _in_the_way(w: Now, f: Fill, i: int) -> bool:
+    """Whether a unit that is on takes of a row that is exceeded; f.room as `_base` left it."""
+    for k in range(w.row_from[i], w.row_from[i + 1]):
+        if f.room[w.rows[k]] < 0.0 and w.weight[k] + w.on_weight[k] > 0.0:
+            return True
+    return False
 
 
 @kernel
@@ -321,4 +343,37 @@ def _relieve(w: Now, f: Fill, chosen: U1, best: float) -> float:
                 best = value
             else:
                 chosen[i] = 1
+    return best
+
+
+@kernel
+def _give_up(w: Now, f: Fill, chosen: U1, power: F8, best: float) -> float:
+    """Firm load may be given up for money where everything flexible stands still with it: taken if that earns more.
+
+    Fills `chosen` and `power` if so; returns the worth either way, the precedence of firm load taken out again.
+    """
+    served = 0.0
+    for i in range(len(w.on)):
+        served += power[i] if w.firm[i] == 1 else 0.0
+    best -= w.hours * FIRST_USD * served
+    dear = False
+    for i in range(len(w.on)):
+        dear = dear or (w.firm[i] == 1 and w.usd_h[i, LEVELS - 1] < w.toll[i] * w.mw[i, LEVELS - 1])
+    if not dear:
+        return best
+    still = chosen.copy()
+    for i in range(len(w.on)):
+        still[i] = chosen[i] if w.must[i] > 0 else 0
+    value = _base(w, f, still)
+    for k in range(len(f.unit)):
+        i = f.unit[k]
+        if still[i] == 0 or (w.must[i] != 2 and w.firm[i] == 0):
+            continue
+        net = f.net[k] - (FIRST_USD if w.firm[i] == 1 else 0.0)
+        take = _take(w, f, i, f.span[k]) if net > 0.0 else 0.0
+        value += w.hours * net * take
+    if value > best + 1e-6:
+        best = value
+        chosen[:] = still
+        power[:] = f.power
     return best
