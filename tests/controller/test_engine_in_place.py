@@ -58,6 +58,10 @@ def test_a_scarcity_price_stands_the_fleet_down_and_the_next_brings_it_back() ->
         assert sum(agents[1].bank_w) <= RATED_W
         assert sum(agents[2].bank_w) == 2 * RATED_W
         assert controller.dispatcher.crashes == 0
+        assert all(decision.plan is not None and not decision.plan.fallback for decision in controller.latest.values())
+        assert all(decision.carry for decision in controller.latest.values()), (
+            "the last plan goes into the next snapshot"
+        )
         result = await replay(journal, decide)
         assert result.sites > 60
         assert result.first is None
