@@ -186,10 +186,8 @@ async def test_a_node_that_dies_takes_its_job_back_to_the_queue_and_the_rest_of_
         await cluster.command("scontrol", "update", "nodename=node3", "state=down", "reason=dead")
         await cluster.until(dies, "PENDING")
         await until(lambda: bank.frozen != [] and dies not in bank.frozen)
+        await until(lambda: nodes_up(bank) == 2)
         assert scripts(cluster, "count.py") == ["T"]
-        reading = bank.reading(SystemClock().mono_ms(), 10)
-        assert reading is not None
-        assert reading.nodes_up == 2
         await cluster.start_node("node3")
         await cluster.command("scontrol", "update", "nodename=node3", "state=resume")
         bank.hold(hold(FULL_W), None)
@@ -259,6 +257,11 @@ async def test_an_operators_licence_reservation_keeps_its_jobs_waiting_through_o
     finally:
         await cluster.command("scontrol", "delete", "reservationname=kw")
     await cluster.until(waits, "COMPLETED", "")
+
+
+def nodes_up(bank: HpcBank) -> int | None:
+    reading = bank.reading(SystemClock().mono_ms(), 10)
+    return None if reading is None else reading.nodes_up
 
 
 async def _is(cluster: SlurmCluster, state: str) -> bool:
