@@ -237,8 +237,8 @@ def _scale(p: Problem, made: Plan, s: int) -> float:
 
 
 def _note_late(wish: Wish, one: Posed, unit: Unit, runs: NDArray[np.bool_]) -> None:
-    """A batch job whose work the plan does not get done in time, by more than the coarseness of its steps."""
-    if unit.job is None or unit.due_h > GRID.edge_h[-1]:
+    """A batch job that the plan keeps waiting and does not get done in time, by more than its steps are coarse."""
+    if unit.job is None or unit.due_h > GRID.edge_h[-1] or runs[0]:
         return
     _, left_h = due_and_left_h(one.site, unit.job)
     done_h = float(GRID.hours[runs].sum())
