@@ -10,6 +10,8 @@ its limits (`instant.decide`), so a look gone stale cannot exceed one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,11 @@ from sim.backtest.model import Action, Obligation, Seen, Site, Timeline
 from sim.backtest.physics import HOURS_PER_DAY
 from sim.backtest.problem import Model, shifted
 from sim.backtest.seen import Eyes
+
+AFTER_MIN: Final = 672
+"""Prices of history below which nothing is learned of what follows a price."""
+CLASSES: Final = 40
+CLASS_MIN: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,9 @@ class Params:
     fade_h: float = 1.0
     """After so many hours a third of a departure from the path is left."""
     hurry: float = 1.0
+    eager: float = 0.1
+    """The part of the rest of its worth that counts besides for running at all, not for running harder; all of it
+    for a firm job. Waiting is worth a little money and can lose all."""
     """By how much more than its later cost a job's work may cost now: what arrives later wants the same nodes."""
     spike_usd_per_mwh: float = 250.0
 
@@ -62,7 +72,9 @@ class WattshiftPolicy:
         market = Market(site.timezone, self.params.spike_usd_per_mwh, site.energy.peak_months)
         self._forecast = self._source or forecast(self.params.forecast, market)
         self._forecast.fit(Eyes(timeline, lag).known(timeline.history))
+        self._ahead = min(self._model.steps, round(self.params.ahead_h / self._model.interval_h))
         self._fade = np.exp(-np.arange(self._model.steps) * self._model.interval_h / self.params.fade_h)
+        self._next = after(Eyes(timeline, lag).known(timeline.history).price.values, lag)
         self._look: _Look | None = None
 
     def act(self, seen: Seen) -> Action:
@@ -89,8 +101,9 @@ class WattshiftPolicy:
 
     def _look_ahead(self, seen: Seen, jobs: list[int]) -> _Look:
         m, known, last = self._model, seen.known, self._look
-        outlook = self._forecast.outlook(known, m.interval_ms, min(m.steps, round(self.params.ahead_h / m.interval_h)))
+        outlook = self._forecast.outlook(known, m.interval_ms, self._ahead)
         path, peak = m.paths(outlook)
+        path = self._late(path, seen)
         pue, cool = m.share_and_cooling(outlook.ambient_c, seen.ambient_c)
         due_now = any(o.starts_ms < known.at_ms + m.interval_ms for o in seen.obligations)
         cap = m.site.cap_mw if due_now else seen.cap_mw
@@ -115,12 +128,17 @@ class WattshiftPolicy:
         """The last look an interval later: its path moved on and by what the price departs from it."""
         m, last = self._model, self._look
         assert last is not None  # noqa: S101  a first look is stale
-        last.path = np.append(last.path[1:], last.path[-1])
-        last.peak = np.append(last.peak[1:], 0.0)
-        values = seen.known.price.values
-        if self._lag == 0 and len(values):
-            depart = float(values[-1]) + m.site.energy.adder_usd_per_mwh - last.path[0]
-            last.path = last.path + depart * self._fade
+        if self._lag == 0:
+            last.path = np.append(last.path[1:], last.path[-1])
+            last.peak = np.append(last.peak[1:], 0.0)
+            values = seen.known.price.values
+            if len(values):
+                depart = float(values[-1]) + m.site.energy.adder_usd_per_mwh - last.path[0]
+                last.path = last.path + depart * self._fade
+        else:
+            # The price of this interval is itself foretold: nothing but the forecast knows how it departs.
+            last.path, last.peak = m.paths(self._forecast.outlook(seen.known, m.interval_ms, self._ahead))
+            last.path = self._late(last.path, seen)
         last.problem.sites.price[0] = (m.average @ (last.path + last.peak)) * m.ratio(last.pue)
         last.problem.units.on[: m.banks] = seen.state.on
         again(last.problem, last.duals, m.banks, last.then)
@@ -128,6 +146,16 @@ class WattshiftPolicy:
             pue, cool = m.share_and_cooling(None, seen.ambient_c)
             last.pue[:, 0], last.cool[:, 0] = pue[:, 0], cool[:, 0]
         return last
+
+    def _late(self, path: F8, seen: Seen) -> F8:
+        """The path with the running interval at its mean where its price comes late: what is drawn now cannot be
+        taken back, so a chance of a spike counts in full; a plan for later can still change, and keeps its path."""
+        values = seen.known.price.values
+        if self._lag == 0 or self._next is None or not len(values):
+            return path
+        mean = float(np.interp(values[-1], *self._next)) + self._model.site.energy.adder_usd_per_mwh
+        late: F8 = path + (mean - path[0]) * self._fade
+        return late
 
     def _now(self, last: _Look, seen: Seen, jobs: list[int]) -> Now:
         """What `decide` needs to know, exact in this interval."""
@@ -171,14 +199,16 @@ class WattshiftPolicy:
         t, fixed = self._model.table, self._model.fixed
         left = np.array([left_h[j] for j in jobs])
         hurry = 1.0 + self.params.hurry
-        worth = np.minimum(last.worth[pick[fixed:]] * hurry, t.usd_per_h[at] + t.miss_per_h[at])
+        full = t.usd_per_h[at] + t.miss_per_h[at]
+        worth = np.minimum(last.worth[pick[fixed:]] * hurry, full)
+        eager = np.where(t.firm[at] == 1, 1.0, self.params.eager) * (full - worth)
         left /= self._model.interval_h
         rates, mw = t.level_rate[at], t.level_mw[at]
         for k in np.flatnonzero(left < 1.0):
             least = np.minimum(rates[k], max(left[k], rates[k, 0]))
             mw[k] = np.interp(least, rates[k], mw[k])
             rates[k] = np.minimum(least, left[k])
-        return rates * worth[:, None], mw
+        return rates * worth[:, None] + (eager * rates[:, 0])[:, None], mw
 
     def _must(self, seen: Seen, jobs: list[int]) -> NDArray[np.int32]:
         """Who is not free to turn over. None starts into an obligation that its dwell would carry it into."""
@@ -199,6 +229,23 @@ class WattshiftPolicy:
             elif state.ran_h[j] < t.min_up_h[j] - 1e-9:
                 must[k] = 1
         return must
+
+
+def after(price: F8, lag: int) -> tuple[F8, F8] | None:
+    """The mean price `lag` intervals after a price: means of classes of the history's prices, the class of the highest
+    hundredth split as far as it has samples. None for a history too short to tell."""
+    price = price[np.isfinite(price)]
+    if lag < 1 or len(price) < AFTER_MIN:
+        return None
+    first, then = price[:-lag], price[lag:]
+    order = np.argsort(first, kind="stable")
+    sizes = np.minimum(len(order) // CLASSES, np.maximum(CLASS_MIN, np.arange(len(order), 0, -1) // 8))
+    edges = [0]
+    while edges[-1] < len(order):
+        edges.append(min(edges[-1] + int(sizes[edges[-1]]), len(order)))
+    groups = [order[a:b] for a, b in pairwise(edges)]
+    mean = np.array([float(then[g].mean()) for g in groups])
+    return np.array([float(first[g].mean()) for g in groups]), np.maximum.accumulate(mean)
 
 
 @dataclass(slots=True)
