@@ -52,6 +52,8 @@ class Params:
     """The part of the rest of its worth that counts besides for running at all, not for running harder; all of it
     for a firm job. Waiting is worth a little money and can lose all."""
     """By how much more than its later cost a job's work may cost now: what arrives later wants the same nodes."""
+    mean_now: bool = True
+    """Whether a running interval whose price comes late counts at the mean price that followed alike, not the path."""
     spike_usd_per_mwh: float = 250.0
 
 
@@ -74,7 +76,8 @@ class WattshiftPolicy:
         self._forecast.fit(Eyes(timeline, lag).known(timeline.history))
         self._ahead = min(self._model.steps, round(self.params.ahead_h / self._model.interval_h))
         self._fade = np.exp(-np.arange(self._model.steps) * self._model.interval_h / self.params.fade_h)
-        self._next = after(Eyes(timeline, lag).known(timeline.history).price.values, lag)
+        history = Eyes(timeline, lag).known(timeline.history).price.values
+        self._next = after(history, lag) if self.params.mean_now else None
         self._look: _Look | None = None
 
     def act(self, seen: Seen) -> Action:
@@ -151,7 +154,7 @@ class WattshiftPolicy:
         """The path with the running interval at its mean where its price comes late: what is drawn now cannot be
         taken back, so a chance of a spike counts in full; a plan for later can still change, and keeps its path."""
         values = seen.known.price.values
-        if self._lag == 0 or self._next is None or not len(values):
+        if self._next is None or not len(values):
             return path
         mean = float(np.interp(values[-1], *self._next)) + self._model.site.energy.adder_usd_per_mwh
         late: F8 = path + (mean - path[0]) * self._fade

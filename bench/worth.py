@@ -1,0 +1,122 @@
+"""What each source of information is worth to the wattshift policy, in dollars: the same plant, one source changed.
+
+    python -m bench.worth --site examples/hybrid-40mw.toml --rt RT.csv --da DA.csv --btc BTC.csv --weather W.csv \
+        --load L.csv --jobs J.csv --start 2023-07-01T00:00 --end 2023-10-01T00:00 --price-lag 1
+
+The last line is JSON: profit in USD by what was changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from controller.forecast import Market, forecast
+from controller.forecast.known import Forecast, Known, Outlook
+from sim.backtest.bound import Oracle, bound_usd
+from sim.backtest.model import Policy, Site, Timeline
+from sim.backtest.plant import Plant
+from sim.backtest.seen import Eyes
+from sim.backtest.series import Files, Window, load_timeline, moment
+from sim.backtest.sitefile import load
+from sim.backtest.thresholds import AlwaysOnPolicy, BreakEvenPolicy, HysteresisPolicy
+from sim.backtest.wattshift import Params, WattshiftPolicy
+
+
+class Without:
+    """A forecast with one thing taken out of what it knows or says."""
+
+    def __init__(self, inner: Forecast, what: str) -> None:
+        self.name = f"without {what}"
+        self._inner, self._what = inner, what
+
+    def fit(self, past: Known) -> None:
+        """As the forecast does, on what is left."""
+        self._inner.fit(self._cut(past))
+
+    def outlook(self, known: Known, step_ms: int, steps: int) -> Outlook:
+        """The forecast's, without it."""
+        out = self._inner.outlook(self._cut(known), step_ms, steps)
+        if self._what == "peak":
+            return replace(out, peak=np.zeros(steps))
+        return replace(out, ambient_c=None) if self._what == "ambient" else out
+
+    def _cut(self, known: Known) -> Known:
+        return replace(known, day_ahead=None) if self._what == "day-ahead" else known
+
+
+def main() -> None:
+    """Run them one after the other."""
+    asked = _arguments()
+    plan = load(asked.site).plans[0]
+    names = ("rt", "da", "btc", "weather", "load", "jobs")
+    files = Files(**{name: getattr(asked, name) for name in names})
+    zone = plan.site.timezone
+    window = Window(_at(asked.start, zone), _at(asked.end, zone))
+    line, said = load_timeline(plan, files, window)
+    print("\n".join(said))
+    lag, site = asked.price_lag, plan.site
+    usd: dict[str, float] = {}
+    for policy, label in _policies(site, line, lag):
+        usd[label] = _profit(policy, site, line, lag)
+        print(f"{label:45s} {usd[label]:14,.0f} USD", flush=True)
+    usd["bound"] = bound_usd(site, line)
+    print(f"{'bound':45s} {usd['bound']:14,.0f} USD")
+    print(json.dumps({name: round(value) for name, value in usd.items()}))
+
+
+def _policies(site: Site, line: Timeline, lag: int) -> list[tuple[Policy, str]]:
+    """The peers, the policy as it is, and the policy with one source changed."""
+    params = Params()
+    market = Market(site.timezone, params.spike_usd_per_mwh, site.energy.peak_months)
+    out: list[tuple[Policy, str]] = [
+        (AlwaysOnPolicy(), "always-on"),
+        (BreakEvenPolicy(), "break-even"),
+        (HysteresisPolicy(), "hysteresis"),
+        (WattshiftPolicy(), f"wattshift ({params.forecast})"),
+    ]
+    out += [
+        (WattshiftPolicy(replace(params, forecast=name)), f"wattshift, forecast {name}")
+        for name in ("persistence", "day_ahead", "blended")
+        if name != params.forecast
+    ]
+    for what in ("peak", "ambient"):
+        out.append((WattshiftPolicy(params, Without(forecast(params.forecast, market), what)), f"wattshift, no {what}"))
+    if lag > 0:
+        out.append((WattshiftPolicy(replace(params, mean_now=False)), "wattshift, path in place of the mean now"))
+    else:
+        out.append((WattshiftPolicy(params, Oracle(site, line)), "wattshift, everything but jobs foreseen"))
+    return out
+
+
+def _profit(policy: Policy, site: Site, line: Timeline, lag: int) -> float:
+    policy.prepare(site, line, lag)
+    plant, eyes = Plant(site, line), Eyes(line, lag)
+    while not plant.done:
+        plant.step(policy.act(eyes.see(plant.index, plant.state, plant.cap_mw)))
+    return plant.close(policy.name)[0].profit_usd
+
+
+def _at(text: str | None, zone: str) -> datetime | None:
+    return moment(text, zone) if text else None
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--site", type=Path, required=True)
+    parser.add_argument("--rt", type=Path, required=True)
+    for name in ("--da", "--btc", "--weather", "--load", "--jobs"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--start")
+    parser.add_argument("--end")
+    parser.add_argument("--price-lag", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
