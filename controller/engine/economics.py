@@ -116,7 +116,10 @@ class _Fill:
         self.site, self.envelope, self.wish = site, envelope, wish
         self.outcomes = [Outcome() for _ in site.banks]
         self.idle_mw = [node.overhead_w * MW_PER_W for node in site.nodes]
+        self.frozen_mw = [0] * len(site.nodes)
+        """The part of it that frozen jobs keep."""
         for bank, bounds in zip(site.banks, envelope.bounds, strict=True):
+            self._load(self.frozen_mw, bank, sum(bank.frozen_w.values()))
             least_w = bank.plate.idle_w + bank.stuck_w
             self._load(self.idle_mw, bank, max(least_w, bounds.frozen_w or 0))
         self.used_mw = list(self.idle_mw)
@@ -235,9 +238,10 @@ class _Fill:
 
     def _room(self, lot: Lot, bank: Bank) -> tuple[int, int]:
         """The bank watts that still fit, and the node that has least room, the deepest of equals. What a frozen job
-        keeps is room for itself."""
+        keeps is room for itself; and for firm work that runs, which is not stopped for so little that may yet fall."""
         caps = self.firm_cap_mw if lot.cls <= Class.FIRM_PENDING else self.cap_mw
-        rooms = [(caps[n] - self.used_mw[n]) // self.site.factor(n, bank) for n in bank.path]
+        spare_mw = self.frozen_mw if lot.cls is Class.FIRM_RUNNING else [0] * len(caps)
+        rooms = [(caps[n] - self.used_mw[n] + spare_mw[n]) // self.site.factor(n, bank) for n in bank.path]
         least_w = min(rooms)
         return max(0, least_w + _kept_w(lot, bank)), bank.path[rooms.index(least_w)]
 

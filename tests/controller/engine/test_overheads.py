@@ -113,6 +113,14 @@ def test_what_a_frozen_job_keeps_is_no_reason_not_to_let_it_run() -> None:
         assert (targets(decision)["hpc"], decision.planned_w, decision.shortfalls) == (1.4, 1_400_000, ())
 
 
+def test_what_frozen_jobs_keep_stops_no_firm_work_but_is_said() -> None:
+    firm = job("firm", mw=1.0, firm=True)
+    reading = on(HPC, 1_400_000, power_w=1_450_000)
+    decision = run(site(HPC, readings=[reading], jobs=[firm, FROZEN], overrides=[override("cap", mw=1.4)]))
+    assert targets(decision)["hpc"] == 1.4
+    assert [(s.kind, s.id, s.short_w) for s in decision.shortfalls] == [("site_cap", "o-1", 50_000)]
+
+
 def test_noise_of_the_meter_lowers_once_and_does_not_flutter() -> None:
     """With the excess swinging between 0 and 30 kW under a 4 MW cap, the target falls to the worst seen and stays."""
     how, watts, seen = Params(cap_margin_milli=10), 5 * MW, []
