@@ -246,7 +246,9 @@ class Told:
         for key, each in standing.items():
             if key in have:
                 continue
-            truth.dues.append(Due(key, each.target_w, each.received_at_ms, each.starts_at_ms, each.ends_at_ms))
+            truth.dues.append(
+                Due(key, each.target_w, each.received_at_ms, each.starts_at_ms, each.ends_at_ms, each.firm_too)
+            )
 
     def _follow_steering(self, overrides: Any, truth: PlantTruth, now_ms: int) -> None:
         site = truth.plate.site

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from contract.messages import Nameplate, Source
+from contract.messages import Nameplate, Source, Workload
 from controller.engine.model import SiteDecision
 from sim.checkers.base import Allowances, Checker, Kept, banks_under, shown_at_most_w, stuck_under_w
 from sim.checkers.world import Cap, CapSource, DecisionMade, Due, Energy, ReportSent, SiteTruth, World
@@ -83,7 +83,9 @@ class ObligationsMet(Checker):
 
     Met: true watts at the main at or below the target from its start (or, told late, from the ramp allowance after it
     was told) to its end, but for excursions. Said: a decision made by then states a shortfall for it that covers what
-    is missing. What began while agent, link or meters were down is owed the ramp allowance after they are back.
+    is missing. What began while agent, link or meters were down is owed the ramp allowance after they are back. Where
+    firm work is spared, such work as came only after the deadline could not be said before it: it excuses its own
+    power, once a decision has said so much short.
     """
 
     invariant = 2
@@ -93,6 +95,8 @@ class ObligationsMet(Checker):
         self._kept = Kept(self.allow.excursion_ms)
         self._said: dict[tuple[str, str], deque[tuple[int, int]]] = {}
         """When and what was said short, by site and obligation."""
+        self._firm_w: dict[tuple[str, str], float] = {}
+        """What firm work drew at the main at the deadline."""
 
     def observe(self, world: World) -> None:
         for event in world.events:
@@ -118,11 +122,22 @@ class ObligationsMet(Checker):
         said_w = [short_w for at_ms, short_w in self._said.get((site, due.id), ()) if at_ms <= owed_ms]
         limit_w = truth.plate.main.limit_w
         said_more_w = max(said_w, default=0) + (self.allow.said_share * limit_w if any(said_w) else 0.0)
-        over = shown_w > allowed_w + said_more_w
+        late_w = 0.0 if due.firm_too else self._late_firm_w(due, site, truth, now_ms, owed_ms)
+        over = shown_w > allowed_w + said_more_w + late_w
         held, lasts_ms = self._kept.look((site, due.id), now_ms, binding=binding, over=over)
         detail = f"{shown_w:.0f} W for {lasts_ms} ms, {due.id} allows {due.target_w} W since {due.starts_ms} ms"
         detail += f", {max(said_w)} W said short in time" if said_w else ", nothing said in time"
         self.expect(held, (site, due.id), now_ms, site, detail)
+
+    def _late_firm_w(self, due: Due, site: str, truth: SiteTruth, now_ms: int, owed_ms: int) -> float:
+        """What firm work draws more than at the deadline, as far as it was said short since."""
+        banks = [bank for bank in truth.plate.banks if bank.workload is Workload.HPC]
+        firm_w = sum(max(0.0, truth.firm_w(bank.id) - bank.idle_w) * bank.pue_milli / 1_000 for bank in banks)
+        then_w = self._firm_w.setdefault((site, due.id), firm_w)
+        if now_ms <= owed_ms:
+            then_w = self._firm_w[site, due.id] = firm_w
+        said_w = (short_w for at_ms, short_w in self._said.get((site, due.id), ()) if at_ms > owed_ms)
+        return min(max(0.0, firm_w - then_w), max(said_w, default=0))
 
 
 class EnergyCloses(Checker):

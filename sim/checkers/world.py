@@ -57,6 +57,8 @@ class Due:
     told_ms: int
     starts_ms: int
     ends_ms: int
+    firm_too: bool = True
+    """Whether it binds firm work too."""
 
 
 class Energy(NamedTuple):

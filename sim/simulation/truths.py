@@ -46,7 +46,7 @@ class Imposed:
             key: each for key, each in self.overrides.items() if each.ends_at_ms is None or each.ends_at_ms > now_ms
         }
         truth.dues = [
-            Due(each.id, each.target_w, each.received_at_ms, each.starts_at_ms, each.ends_at_ms)
+            Due(each.id, each.target_w, each.received_at_ms, each.starts_at_ms, each.ends_at_ms, each.firm_too)
             for each in self.obligations.values()
             if each.site == site
         ]

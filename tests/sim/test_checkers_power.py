@@ -180,6 +180,27 @@ class TestObligationsMet:
         world.at(checker, 602, made(602, decision(100_000, shortfalls=(short,))))
         assert "nothing said in time" in details(checker)
 
+    @pytest.mark.parametrize(
+        ("firm_too", "said_w", "kept"), [(False, 12_000, True), (False, 0, False), (True, 12_000, False)]
+    )
+    def test_firm_work_that_comes_after_the_deadline_is_excused_where_it_is_spared_and_said(
+        self, world: HandWorld, firm_too: bool, said_w: int, kept: bool
+    ) -> None:
+        checker = ObligationsMet()
+        world.site.dues = [Due("ob-1", 60_000, ms(0), ms(600), ms(1_200), firm_too)]
+        world.site.draw(38_000, 20_000)
+        world.site.firm = 20_000
+        world.through(checker, 590, 700)
+        world.site.draw(38_000, 32_000)
+        world.site.firm = 32_000
+        short = Shortfall(kind="obligation", id="ob-1", short_w=said_w)
+        world.at(checker, 701, made(701, decision(38_000, 32_000, shortfalls=(short,) if said_w else ())))
+        world.through(checker, 702, 740)
+        assert (checker.violations == []) is kept
+        world.site.draw(50_000, 32_000)
+        world.through(checker, 741, 780)
+        assert len(checker.violations) == 1, "and no more than its own power"
+
     def test_one_told_late_is_owed_the_ramp_allowance(self, world: HandWorld) -> None:
         checker = ObligationsMet()
         world.site.dues = [Due("ob-1", 60_000, ms(590), ms(600), ms(1_200))]
