@@ -132,10 +132,13 @@ def _carry_on(starts: Sequence[tuple[int, Posed, Start]]) -> list[Wish]:
     p = problem(sites)
     duals, before = carried_on(p, [start for _, _, start in starts])
     stands = solver.plan(p, duals, before, iterations=WARM_ITERATIONS, sweeps=0)
+    loose = np.array([_gap(p, stands, s) for s in range(len(sites))]) > ENOUGH
+    if not loose.any():
+        return _read(p, stands, sites)
     duals = Duals(duals.row.copy(), duals.job.copy(), duals.guess.copy())
     placed = solver.plan(p, duals, None, iterations=1, sweeps=0)
     scale = np.array([_scale(p, stands, s) for s in range(len(sites))])
-    better = placed.profit_usd - stands.profit_usd > KEEP * scale
+    better = loose & (placed.profit_usd - stands.profit_usd > KEEP * scale)
     unit = np.repeat(better, np.diff(p.sites.unit_from))[:, None]
     made = Plan(
         np.where(unit, placed.power_mw, stands.power_mw),
