@@ -30,7 +30,7 @@ class DecisionReason(StrEnum):
     HOLD_HYSTERESIS = "hold_hysteresis"
     """Stays as it is: a change would not earn back its start cost."""
     PLAN_AHEAD = "plan_ahead"
-    """Runs, stands down or waits against the price of now, for what is to come: a restart, a deadline, cheaper hours."""
+    """Runs, stands down or waits against the price of now, for what is to come: a restart, a deadline, a dear hour."""
     DATA_STALE = "data_stale"
     """Held or lowered because what it would be raised on is too old or unknown."""
     PRICE_STALE = "price_stale"
