@@ -19,10 +19,7 @@ MINUTES = 26
 """Three to find each other, eleven of faults and asks, twelve to come to rest."""
 
 
-OPEN: dict[int, str] = {
-    12: "11: a partition's plan is off the oracle's by one job, two minutes after the faults",
-    20: "2: 0.4 % above an obligation and its allowance: what frozen jobs keep is not said in the first minute",
-}
+OPEN: dict[int, str] = {}
 """Seeds whose violation is not mended yet, each with its sentence: a debt that docs/simulation.md tells. Take one off
 with every mending."""
 
