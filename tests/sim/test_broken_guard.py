@@ -72,7 +72,12 @@ def ignore_feeders(patch: pytest.MonkeyPatch) -> None:
     """Breakers carry anything, and their meters are not looked at."""
 
     def fit(
-        _tree: FeederTree, wanted_w: Sequence[int], _floors: Sequence[int], _limits: Sequence[int], _: Iterable[Rung]
+        _tree: FeederTree,
+        wanted_w: Sequence[int],
+        _floors: Sequence[int],
+        _limits: Sequence[int],
+        _rungs: Iterable[Rung],
+        _standing: Sequence[int] | None = None,
     ) -> tuple[list[int], list[int | None]]:
         return list(wanted_w), [None] * len(wanted_w)
 
