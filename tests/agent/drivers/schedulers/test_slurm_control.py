@@ -38,7 +38,7 @@ async def test_each_job_has_its_own_outcome(tmp_path: Path) -> None:
         "3_2": Applied("waits already"),
         "9": Applied("no longer there"),
     }
-    assert (tmp_path / "said").read_text().splitlines()[0] == "t requeuehold 1"
+    assert "t requeuehold 1" in (tmp_path / "said").read_text().splitlines()
 
 
 async def test_many_jobs_go_in_a_few_calls(tmp_path: Path) -> None:
