@@ -20,7 +20,7 @@ from contract.units import MS_PER_HOUR
 from controller.engine.optimiser.dual import descent
 from controller.engine.optimiser.layout import F8, Duals, Problem
 from controller.forecast import Market, forecast
-from controller.forecast.known import Forecast
+from controller.forecast.known import Forecast, Outlook
 from sim.backtest.instant import Now, again, decide, look
 from sim.backtest.model import Action, Obligation, Seen, Site, Timeline
 from sim.backtest.physics import HOURS_PER_DAY
@@ -48,10 +48,12 @@ class Params:
     fade_h: float = 1.0
     """After so many hours a third of a departure from the path is left."""
     hurry: float = 1.0
+    """By how much more than its later cost a job's work may cost now: what arrives later wants the same nodes."""
     eager: float = 0.1
     """The part of the rest of its worth that counts besides for running at all, not for running harder; all of it
     for a firm job. Waiting is worth a little money and can lose all."""
-    """By how much more than its later cost a job's work may cost now: what arrives later wants the same nodes."""
+    peak_weight: float = 0.25
+    """The part of a coincident peak's said chance that is planned with: said too often, it stops work for nothing."""
     mean_now: bool = True
     """Whether a running interval whose price comes late counts at the mean price that followed alike, not the path."""
     spike_usd_per_mwh: float = 250.0
@@ -102,10 +104,15 @@ class WattshiftPolicy:
             return True
         return any(j not in last.place for j in jobs) or seen.obligations != last.obligations
 
+    def _paths(self, outlook: Outlook) -> tuple[F8, F8]:
+        """Energy's price and what a coincident peak is expected to add, by interval."""
+        path, peak = self._model.paths(outlook)
+        return path, peak * self.params.peak_weight
+
     def _look_ahead(self, seen: Seen, jobs: list[int]) -> _Look:
         m, known, last = self._model, seen.known, self._look
         outlook = self._forecast.outlook(known, m.interval_ms, self._ahead)
-        path, peak = m.paths(outlook)
+        path, peak = self._paths(outlook)
         path = self._late(path, seen)
         pue, cool = m.share_and_cooling(outlook.ambient_c, seen.ambient_c)
         due_now = any(o.starts_ms < known.at_ms + m.interval_ms for o in seen.obligations)
@@ -140,7 +147,7 @@ class WattshiftPolicy:
                 last.path = last.path + depart * self._fade
         else:
             # The price of this interval is itself foretold: nothing but the forecast knows how it departs.
-            last.path, last.peak = m.paths(self._forecast.outlook(seen.known, m.interval_ms, self._ahead))
+            last.path, last.peak = self._paths(self._forecast.outlook(seen.known, m.interval_ms, self._ahead))
             last.path = self._late(last.path, seen)
         last.problem.sites.price[0] = (m.average @ (last.path + last.peak)) * m.ratio(last.pue)
         last.problem.units.on[: m.banks] = seen.state.on
