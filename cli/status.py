@@ -16,13 +16,21 @@ from typing import Any
 from cli.client import EXIT_DEGRADED, Api
 from cli.text import mw, paint, span, table, usd
 
+EXIT_INTERRUPTED = 130
 _CLEAR = "\x1b[H\x1b[2J"
 
 
 def main(words: Sequence[str]) -> int:
     """Returns the exit code. `ApiError` where the controller cannot be asked."""
     asked = _parser().parse_args(words)
-    api = Api.at(asked.url, asked.token_file)
+    try:
+        return _tell(asked, Api.at(asked.url, asked.token_file))
+    except KeyboardInterrupt:
+        return 0 if asked.watch else EXIT_INTERRUPTED
+
+
+def _tell(asked: argparse.Namespace, api: Api) -> int:
+    """Once, or again and again until it is interrupted."""
     while True:
         answer = api.call("GET", f"/v1/sites/{asked.site}" if asked.site else "/v1/sites")
         sites: list[dict[str, Any]] = [answer] if asked.site else answer["sites"]
@@ -33,10 +41,7 @@ def main(words: Sequence[str]) -> int:
             print(_CLEAR + told if asked.watch else told, flush=True)
         if not asked.watch:
             return EXIT_DEGRADED if any(_degraded(each) for each in sites) else 0
-        try:
-            threading.Event().wait(asked.every)
-        except KeyboardInterrupt:
-            return 0
+        threading.Event().wait(asked.every)
 
 
 def _all_sites(sites: list[dict[str, Any]]) -> str:
