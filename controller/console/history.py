@@ -6,7 +6,8 @@ Kept in memory alone: after a restart it begins anew, and the journal and Promet
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,8 @@ from controller.state import Fleet, SiteState
 EVERY_MS: Final = 30_000
 SAMPLES: Final = 240
 SITES_MAX: Final = 5_000
+_ROWS: Final = SAMPLES + 1
+_SLICE: Final = 16
 FIELDS: Final = ("metered_w", "hash_w", "hpc_w", "cap_w", "planned_w", "price_usd_per_mwh")
 
 Price = Callable[[str, int], float | None]
@@ -31,34 +34,42 @@ class History:
     def __init__(self, fleet: Fleet, price: Price, clock: Clock) -> None:
         self._fleet, self._price, self._clock = fleet, price, clock
         self._rings: dict[str, NDArray[np.float32]] = {}
-        self._at_ms = np.zeros(SAMPLES, np.int64)
+        self._at_ms = np.zeros(_ROWS, np.int64)
         self._taken = 0
 
     async def run(self) -> None:
-        """Sample until cancelled."""
+        """Sample until cancelled, a slice of the sites at a time: orders do not wait for it."""
         while True:
             await self._clock.sleep_ms(EVERY_MS - self._clock.wall_ms() % EVERY_MS)
-            self.sample()
+            for _ in self._sampling():
+                await asyncio.sleep(0)
 
     def sample(self) -> None:
-        """Take one sample of every site."""
-        now_ms, place = self._clock.wall_ms(), self._taken % SAMPLES
+        """Take one sample of every site, at once."""
+        for _ in self._sampling():
+            pass
+
+    def _sampling(self) -> Iterator[None]:
+        """One sample, with a stop after each slice. Its row is one that nobody reads until all of it is there."""
+        now_ms, place = self._clock.wall_ms(), self._taken % _ROWS
+        states = list(self._fleet)
+        for site in self._rings.keys() - {state.site for state in states}:
+            self._rings[site][place] = np.nan
+        for count, state in enumerate(states, start=1):
+            ring = self._rings.get(state.site)
+            if ring is None and len(self._rings) < SITES_MAX:
+                ring = self._rings[state.site] = np.full((_ROWS, len(FIELDS)), np.nan, np.float32)
+            if ring is not None:
+                ring[place] = _values(state, self._price(state.site, now_ms))
+            if count % _SLICE == 0:
+                yield
         self._at_ms[place] = now_ms
-        for ring in self._rings.values():
-            ring[place] = np.nan
-        for state in self._fleet:
-            ring_or_none = self._rings.get(state.site)
-            if ring_or_none is None:
-                if len(self._rings) >= SITES_MAX:
-                    continue
-                ring_or_none = self._rings[state.site] = np.full((SAMPLES, len(FIELDS)), np.nan, np.float32)
-            ring_or_none[place] = _values(state, self._price(state.site, now_ms))
         self._taken += 1
 
     def of(self, site: str, after_ms: int = 0) -> tuple[list[int], dict[str, list[float | None]]]:
         """Times in epoch milliseconds, oldest first, and of each field a value or None at each; those after a time."""
         kept = min(self._taken, SAMPLES)
-        order = [(self._taken - kept + k) % SAMPLES for k in range(kept)]
+        order = [(self._taken - kept + k) % _ROWS for k in range(kept)]
         order = [place for place in order if self._at_ms[place] > after_ms]
         count = len(order)
         at_ms = [int(at) for at in self._at_ms[order]]
