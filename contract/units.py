@@ -31,11 +31,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="
 UsdPerMwh = Annotated[float, Field(ge=-100_000, le=100_000, allow_inf_nan=False, description="USD per MWh")]
 
 
-def mwh(power_w: float, duration_ms: float) -> float:
-    """Energy of a constant power held for a duration, in MWh."""
-    return power_w / W_PER_MW * duration_ms / MS_PER_HOUR
-
-
 def break_even_usd_per_mwh(hashprice_usd_per_ph_day: float, efficiency_j_per_th: float) -> float:
     """The energy price at which hashing earns exactly what its power costs, in USD/MWh.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,14 +16,12 @@ from controller.journal.base import (
     DecisionRecord,
     EventRecord,
     Journal,
-    JournalHealth,
+    JournalBefore,
     OrderRecord,
     OverrideRecord,
     ReceiptRecord,
     Record,
-    Restored,
     SignalRecord,
-    StoredDecision,
 )
 
 RING: Final = 8_192
@@ -76,11 +73,11 @@ class Events:
             await asyncio.shield(self._waiter)
 
 
-class WatchedJournal:
+class WatchedJournal(JournalBefore):
     """A `Journal` that makes an event of what is written to another one."""
 
     def __init__(self, inner: Journal, events: Events) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._events = events
 
     def write(self, record: Record) -> bool:
@@ -89,25 +86,6 @@ class WatchedJournal:
         if told is not None:
             self._events.publish(*told)
         return written
-
-    async def open(self, now_ms: int) -> Restored:
-        return await self._inner.open(now_ms)
-
-    async def flush(self, timeout_s: float) -> bool:
-        return await self._inner.flush(timeout_s)
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-    @property
-    def health(self) -> JournalHealth:
-        return self._inner.health
-
-    async def recent(self, site: str | None, limit: int) -> list[StoredDecision]:
-        return await self._inner.recent(site, limit)
-
-    def decisions(self, after_n: int = 0, site: str | None = None) -> AsyncIterator[StoredDecision]:
-        return self._inner.decisions(after_n, site)
 
 
 def _told(record: Record) -> tuple[str, str | None, str] | None:

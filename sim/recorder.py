@@ -5,7 +5,7 @@ A tap passes everything through unchanged; what it saw becomes an event. The dae
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from contract.messages import Order, Receipt, Report, WireError, decode
 from contract.topics import parse_site_topic
 from controller.app import Controller
 from controller.engine.model import Decision, Override, OverrideKind, Snapshot
-from controller.journal.base import DecisionRecord, Journal, JournalHealth, Record, Restored, StoredDecision
+from controller.journal.base import DecisionRecord, Journal, JournalBefore, Record
 from sim.checkers import (
     Cap,
     CapSource,
@@ -159,12 +159,12 @@ class TapBus:
             return
 
 
-class TapJournal:
+class TapJournal(JournalBefore):
     """A `Journal` that notes each site's decision as the bytes it is made of."""
 
     def __init__(self, inner: Journal, recorder: Recorder, who: str, leads: Callable[[], bool] = lambda: True) -> None:
         """`leads`: whether this controller is the one that agents obey."""
-        self._inner = inner
+        super().__init__(inner)
         self._recorder = recorder
         self._who = who
         self._leads = leads
@@ -185,25 +185,6 @@ class TapJournal:
                 )
             )
         return self._inner.write(record)
-
-    async def open(self, now_ms: int) -> Restored:
-        return await self._inner.open(now_ms)
-
-    async def flush(self, timeout_s: float) -> bool:
-        return await self._inner.flush(timeout_s)
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-    @property
-    def health(self) -> JournalHealth:
-        return self._inner.health
-
-    async def recent(self, site: str | None, limit: int) -> list[StoredDecision]:
-        return await self._inner.recent(site, limit)
-
-    def decisions(self, after_n: int = 0, site: str | None = None) -> AsyncIterator[StoredDecision]:
-        return self._inner.decisions(after_n, site)
 
 
 @dataclass

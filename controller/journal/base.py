@@ -161,3 +161,32 @@ class Journal(Protocol):
     def decisions(self, after_n: int = 0, site: str | None = None) -> AsyncIterator[StoredDecision]:
         """All decisions in the order they were written. Raises `JournalError`."""
         ...
+
+
+class JournalBefore:
+    """A `Journal` before another, which it asks for everything. What it does besides, its heirs say."""
+
+    def __init__(self, inner: Journal) -> None:
+        self._inner = inner
+
+    async def open(self, now_ms: int) -> Restored:
+        return await self._inner.open(now_ms)
+
+    def write(self, record: Record) -> bool:
+        return self._inner.write(record)
+
+    async def flush(self, timeout_s: float) -> bool:
+        return await self._inner.flush(timeout_s)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    @property
+    def health(self) -> JournalHealth:
+        return self._inner.health
+
+    async def recent(self, site: str | None, limit: int) -> list[StoredDecision]:
+        return await self._inner.recent(site, limit)
+
+    def decisions(self, after_n: int = 0, site: str | None = None) -> AsyncIterator[StoredDecision]:
+        return self._inner.decisions(after_n, site)

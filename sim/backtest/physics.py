@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.units import MS_PER_HOUR, MS_PER_S
-from sim.backtest.model import F8, FirmLoad, HashBank, Job, Site, Timeline
+from sim.backtest.model import F8, FirmLoad, Job, Site, Timeline
 
 AMBIENT_UNKNOWN_C: Final = 20.0
 """Where a time line has no temperature."""
@@ -60,11 +60,6 @@ def boot_share(boot_h: float, since: int, interval_h: float) -> float:
     return min(max(boot_h - since * interval_h, 0.0), interval_h) / interval_h
 
 
-def phs_at(bank: HashBank, mw: float) -> float:
-    """PH/s at a power between the first and the last level; 0 when off."""
-    return float(np.interp(mw, bank.level_mw, bank.level_phs)) if mw > 0 else 0.0
-
-
 def rate_at(job: Job, mw: float) -> float:
     """Hours of work an hour at that power does; 0 below the first level."""
     return float(np.interp(mw, job.level_mw, job.level_rate)) if mw >= job.level_mw[0] - TOLERANCE_MW else 0.0
@@ -91,16 +86,6 @@ def feeder_paths(site: Site) -> list[tuple[int, ...]]:
             at = site.feeders[at].parent
         paths.append(tuple(path))
     return paths
-
-
-def firm_hall_mw(site: Site, served: F8 | None = None) -> F8:
-    """(halls,) what firm loads and the partitions' idle nodes draw in each hall."""
-    hall = np.zeros(len(site.halls))
-    for index, firm in enumerate(site.firm_loads):
-        hall[firm.hall] += firm.mw if served is None else served[index]
-    for partition in site.partitions:
-        hall[partition.hall] += partition.nodes * partition.node_idle_mw
-    return hall
 
 
 def firm_usd_per_mwh(firm: FirmLoad) -> float:

@@ -7,7 +7,7 @@ persisted by then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -21,7 +21,7 @@ from controller.app import Controller
 from controller.config import ControllerConfig
 from controller.dispatch import Decide
 from controller.feeds.base import Feeds
-from controller.journal.base import JournalHealth, Record, Restored, StoredDecision
+from controller.journal.base import JournalBefore, Record
 from controller.journal.memory import MemoryJournal
 from sim.clock import LoopClock
 from sim.membus import MemoryBroker
@@ -196,34 +196,18 @@ def controller_config(scene: Scene) -> ControllerConfig:
     )
 
 
-class _MortalJournal:
+class _MortalJournal(JournalBefore):
     """The shared journal through one process's eyes: nothing is written once that process is dead."""
 
     def __init__(self, shared: MemoryJournal) -> None:
+        super().__init__(shared)
         self.dead = False
-        self._shared = shared
 
     def write(self, record: Record) -> bool:
-        return False if self.dead else self._shared.write(record)
-
-    async def open(self, now_ms: int) -> Restored:
-        return await self._shared.open(now_ms)
-
-    async def flush(self, timeout_s: float) -> bool:
-        return await self._shared.flush(timeout_s)
+        return False if self.dead else super().write(record)
 
     async def close(self) -> None:
         return
-
-    @property
-    def health(self) -> JournalHealth:
-        return self._shared.health
-
-    async def recent(self, site: str | None, limit: int) -> list[StoredDecision]:
-        return await self._shared.recent(site, limit)
-
-    def decisions(self, after_n: int = 0, site: str | None = None) -> AsyncIterator[StoredDecision]:
-        return self._shared.decisions(after_n, site)
 
 
 class _Dropping:
