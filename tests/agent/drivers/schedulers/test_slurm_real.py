@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from agent.drivers.base import Applied, Failure, PartitionFacts, Unreachable
 from agent.drivers.schedulers._slurm_partition import SlurmPartition
 from agent.drivers.schedulers.slurm_rest import rest_partition
 from contract.clock import SystemClock
-from contract.messages import Job, JobState
+from contract.messages import JobState
 from sim.slurm import SlurmCluster, marked_processes, missing_for_slurm
+from tests.agent.drivers.schedulers.slurm_world import PATIENCE_S, described, facts, job, scripts, states, until
 
 _MISSING = missing_for_slurm()
 pytestmark = [
@@ -27,8 +28,6 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
-PATIENCE_S = 20.0
-"""Far longer than anything here takes: only a broken test waits so long."""
 PARTITIONS = {"hpc": "Nodes=node[1-3] Default=YES", "aux": "Nodes=node4"}
 COUNT = "import sys,time\nn=0\nfor i in range(400):\n n+=i\n time.sleep(0.002)\nopen(sys.argv[1],'w').write(str(n))\n"
 """A second of work with a result."""
@@ -82,45 +81,6 @@ async def drivers(cluster: SlurmCluster) -> AsyncIterator[Drivers]:
     made = Drivers(cluster)
     yield made
     await made.close()
-
-
-async def facts(driver: SlurmPartition) -> PartitionFacts:
-    read = await driver.read()
-    assert isinstance(read, PartitionFacts), read
-    return read
-
-
-async def states(driver: SlurmPartition) -> dict[str, JobState]:
-    return {job.id: job.state for job in (await facts(driver)).jobs}
-
-
-async def job(driver: SlurmPartition, name: str) -> Job:
-    return next(found for found in (await facts(driver)).jobs if found.id == name)
-
-
-def scripts(cluster: SlurmCluster, script: str) -> list[str]:
-    """The states of all processes that run a Python script, sorted: R runs, S sleeps, T is stopped."""
-    found = []
-    for pid in marked_processes(cluster.folder):
-        process = Path(f"/proc/{pid}")
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if len(words) > 1 and words[1] == str(cluster.folder / script).encode():
-            found.append(state)
-    return sorted(found)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110  other processes' states
-            await asyncio.sleep(0.02)
-
-
-async def described(cluster: SlurmCluster, name: str) -> str:
-    return await cluster.command("scontrol", "show", "job", "--oneliner", name)
 
 
 async def test_what_runs_and_what_waits_is_read_as_it_is(cluster: SlurmCluster, drivers: Drivers) -> None:
