@@ -87,6 +87,8 @@ def _policies(site: Site, line: Timeline, lag: int) -> list[tuple[Policy, str]]:
     ]
     for what in ("peak", "ambient"):
         out.append((WattshiftPolicy(params, Without(forecast(params.forecast, market), what)), f"wattshift, no {what}"))
+    for weight in (1.0, 0.5, 0.12):
+        out.append((WattshiftPolicy(replace(params, peak_weight=weight)), f"wattshift, peak weight {weight:g}"))
     if lag > 0:
         out.append((WattshiftPolicy(replace(params, mean_now=False)), "wattshift, path in place of the mean now"))
     else:
