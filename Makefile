@@ -44,7 +44,7 @@ check: setup  ## ruff, mypy --strict, import layers, generated files
 format: setup  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
 
-bench: setup system-packages  ## every benchmark, short form; each prints one JSON object as its last line
+bench: setup system-packages  ## the main job's benchmarks; each prints one JSON object as its last line (others: docs/benchmarks.md)
 	@for name in poll shed latency ingest ops; do echo "== bench.$$name"; $(BIN)/python -m bench.$$name $(ARGS) || exit 1; done
 
 clean:  ## remove .venv and caches
