@@ -15,7 +15,7 @@ BEGIN_MS = START_MS - int(CHICAGO.local_ms(np.array([START_MS]))[0] % DAY_MS)
 
 
 def _load(days: int, weekend: float = 0.9) -> tuple[Series, Series]:
-    """Hot spells drive the load and its swing of the day; weekends take `weekend` of it. Load and temperature, hourly."""
+    """Hot spells drive load and its swing of the day; weekends take `weekend` of it. Load and temperature, hourly."""
     chance = np.random.default_rng(3)
     hours = BEGIN_MS + np.arange(days * DAY_H, dtype=np.int64) * HOUR_MS
     wall = CHICAGO.local_ms(hours)
