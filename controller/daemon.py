@@ -164,6 +164,7 @@ async def _run(config: ControllerConfig, token: str | None, file: str) -> int:
         journal=make_journal(config),
         feeds=_feeds(config, file),
         heartbeat=notifier.beat,
+        aside=asyncio.to_thread,
     )
     runner, port = await serve(controller, token)
     _LOG.info("http: listening on %s:%d", config.http.address.host, port)
