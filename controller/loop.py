@@ -79,6 +79,11 @@ class ControlLoop:
         self._pending.setdefault(site, trigger)
         self._wake.set()
 
+    @property
+    def waiting(self) -> int:
+        """Sites that are still to be decided."""
+        return len(self._pending) + len(self._backlog)
+
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._beats(), name="beats")

@@ -162,7 +162,8 @@ class Publisher:
         self._fold_banks(state, receipt)
         if issued.changes and not issued.confirmed and _all_confirmed(receipt):
             issued.confirmed = True
-            self._metrics.order_confirmed_seconds.observe((now_ms - issued.at_ms) / 1_000)
+            exemplar = {"site": state.site, "order": f"{self.epoch}-{receipt.order_seq}"}
+            self._metrics.order_confirmed_seconds.observe((now_ms - issued.at_ms) / 1_000, exemplar)
 
     def _fold_banks(self, state: SiteState, receipt: Receipt) -> None:
         track = state.orders

@@ -27,6 +27,7 @@ from controller.api.schemas import BaselineOut, OverrideSetOut, SignalIn, Signal
 from controller.api.standing import Standing, least_w, target_out
 from controller.app import Controller
 from controller.asks import Rejected
+from controller.dispatch import Dispatched
 from controller.engine.model import OverrideKind
 from controller.overrides import OverrideAsk
 from controller.overrides_model import STANDS_DOWN, Imposed
@@ -65,12 +66,12 @@ class Changes:
                 id=asked.id or _id_of_key(request, "sg"),
             )
         )
-        self._controller.metrics.signal_to_order_seconds.observe(_loop_time() - began_s)
         if isinstance(outcome, Rejected):
             if outcome.field == "id" and asked.id is None:
                 fix = "send the very request again, or take a new key for a new one"
                 outcome = Rejected("invalid", "Idempotency-Key", "was used for another request", fix)
             raise of_rejected(outcome)
+        self._ordered(began_s, outcome.now)
         obligation, baseline = outcome.accepted.obligation, outcome.accepted.baseline
         request[DETAIL]["id"] = obligation.id
         out = SignalOut(
@@ -142,9 +143,9 @@ class Changes:
         else:
             needs_site(request, ask.site)
         outcome = self._controller.impose(ask)
-        self._controller.metrics.signal_to_order_seconds.observe(_loop_time() - began_s)
         if isinstance(outcome, Rejected):
             raise of_rejected(outcome)
+        self._ordered(began_s, outcome.now)
         override = outcome.override
         request[DETAIL]["id"] = override.id
         standing = Standing(self._controller, override.site)
@@ -229,6 +230,12 @@ class Changes:
             detail = f"value_w: is below {least} W, which no order can take away: base load and idle power"
             raise problem("invalid", 422, detail, "value_w", f"give {least} or more, or impose an emergency stop")
         return state, done.override
+
+    def _ordered(self, began_s: float, now: Dispatched | None) -> None:
+        """Measure how long what was asked took to become an order. What asked for none is not measured."""
+        if now is not None and now.order is not None:
+            exemplar = {"decision_id": now.decided.id, "order": f"{now.order.epoch}-{now.order.seq}"}
+            self._controller.metrics.signal_to_order_seconds.observe(_loop_time() - began_s, exemplar)
 
     def _may_touch(self, request: web.Request, found: Imposed) -> None:
         """A lockout is its owner's."""

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from controller.api import doctor, views
 from controller.api.gate import PRINCIPAL, Gate
@@ -33,7 +33,7 @@ from controller.api.schemas import (
 from controller.api.standing import Standing, all_out
 from controller.api.stream import Stream
 from controller.app import Controller
-from controller.audit import AuditLog
+from controller.audit_watch import AuditWatch
 from controller.console.history import EVERY_MS, History
 from controller.journal.base import JournalError, StoredDecision
 from controller.overrides_model import Imposed
@@ -48,7 +48,7 @@ class Reads:
     """The handlers."""
 
     def __init__(
-        self, controller: Controller, gate: Gate, stream: Stream, audit: AuditLog | None, history: History
+        self, controller: Controller, gate: Gate, stream: Stream, audit: AuditWatch | None, history: History
     ) -> None:
         self._controller = controller
         self._gate = gate
@@ -69,9 +69,10 @@ class Reads:
         who = request.get(PRINCIPAL)
         if who is not None and who.sites is not None:
             raise problem("forbidden", 403, "metrics are of all sites", None, "use a token that reaches every site")
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         # In a thread, for rendering thousands of series takes longer than an order may wait.
-        body = await asyncio.to_thread(generate_latest, self._controller.metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        body = await asyncio.to_thread(encode, self._controller.metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": content_type, "Vary": "Accept"})
 
     async def who(self, request: web.Request) -> web.Response:
         who = request[PRINCIPAL]
