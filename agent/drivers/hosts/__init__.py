@@ -2,3 +2,24 @@
 
 `host.py` says what a driver is; `group.HostGroup` is what an HPC bank has of them.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from agent.drivers.hosts.host import Host
+from agent.drivers.hosts.redfish import redfish_host
+from contract.clock import Clock
+
+
+class HostFactory(Protocol):
+    """Makes a host's driver; touches no network. Raises `ValueError` (a `pydantic.ValidationError` is one) for options
+    that do not fit. `url` is where the host's controller or helper serves."""
+
+    def __call__(self, url: str, options: Mapping[str, Any], *, deadline_s: float, clock: Clock) -> Host: ...
+
+
+REGISTRY: Final[Mapping[str, HostFactory]] = {
+    "redfish": redfish_host,
+}
