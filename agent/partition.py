@@ -123,6 +123,9 @@ class HpcBank:
         """It starts no bank: its scheduler starts jobs."""
         return UNTOLD
 
+    def keeps_w(self, unread_w: int | None) -> int | None:  # noqa: ARG002  the same holds here
+        return None
+
     @property
     def settled(self) -> bool:
         """Whether it has acted on its present aim."""
