@@ -12,6 +12,7 @@ the form that was taken is used first from then on.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import ssl
 from collections.abc import Mapping
@@ -175,7 +176,8 @@ class RedfishLink:
             password = self._password()
             if isinstance(password, Unreachable):
                 return password
-            return {"Authorization": aiohttp.BasicAuth(self.access.username, password, "utf-8").encode()}
+            given = base64.b64encode(f"{self.access.username}:{password}".encode()).decode()
+            return {"Authorization": f"Basic {given}"}
         async with self._login:
             if self._token is None or (stale is not None and stale.get("X-Auth-Token") == self._token):
                 self._token = self._token_path = None
