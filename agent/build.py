@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from pydantic import ValidationError
 
 from agent.bank import HashBank
-from agent.config import AgentConfig, HashBankSettings, HpcBankSettings, MeterSettings
+from agent.config import AgentConfig, HashBankSettings, HostsSettings, HpcBankSettings, MeterSettings
 from agent.config_rules import ConfigError
 from agent.contain import Containment
 from agent.device import Device
 from agent.drivers.base import Meter, Miner, MissingExtraError, Partition, Sensor
+from agent.drivers.hosts.group import HostGroup
+from agent.drivers.hosts.host import Host
 from agent.fleet import BankRules, Fleet, FleetBounds
 from agent.gauges import Gauge, Gauges
 from agent.job_ladder import Nodes
@@ -50,6 +52,10 @@ class PartitionMaker(Protocol):
     def __call__(self, options: Mapping[str, Any], *, deadline_s: float, clock: Clock) -> Partition: ...
 
 
+class HostMaker(Protocol):
+    def __call__(self, url: str, options: Mapping[str, Any], *, deadline_s: float, clock: Clock) -> Host: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverRegistry:
     """The drivers that a configuration may name, by kind."""
@@ -58,17 +64,19 @@ class DriverRegistry:
     meters: Mapping[str, MeterMaker]
     sensors: Mapping[str, SensorMaker]
     schedulers: Mapping[str, PartitionMaker]
+    hosts: Mapping[str, HostMaker] = field(default_factory=dict)
 
     @classmethod
     def installed(cls) -> Self:
         """All drivers that Wattshift has."""
-        from agent.drivers import meters, miners, schedulers, sensors
+        from agent.drivers import hosts, meters, miners, schedulers, sensors
 
         return cls(
             miners=miners.REGISTRY,
             meters=meters.REGISTRY,
             sensors=sensors.REGISTRY,
             schedulers=schedulers.REGISTRY,
+            hosts=hosts.REGISTRY,
         )
 
 
@@ -82,6 +90,8 @@ class Machinery:
     fleet: Fleet
     gauges: Gauges
     contain: Containment
+    hosts: dict[str, HostGroup] = field(default_factory=dict)
+    """The nodes' own power, by bank, where the configuration says how to reach it."""
 
     async def close(self) -> None:
         """Stop all work, then have the drivers give back sessions and connections, within a bound of time."""
@@ -95,6 +105,8 @@ class Machinery:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_WITHIN_S):
                 await asyncio.gather(*(let_go(device) for device in self.devices))
+        for hosts in self.hosts.values():
+            await self.contain.run(hosts.close(), CLOSE_WITHIN_S, hosts)
         await self.gauges.close()
 
     @property
@@ -119,6 +131,7 @@ def build(
     contain = Containment()
     banks: list[HashBank | HpcBank] = []
     devices: list[Device] = []
+    hosts: dict[str, HostGroup] = {}
 
     def changed(place: int) -> None:
         bank = banks[place]
@@ -140,13 +153,15 @@ def build(
     )
     for place, (name, settings) in enumerate(config.banks.items()):
         if isinstance(settings, HpcBankSettings):
+            if settings.hosts is not None:
+                hosts[name] = _hosts(name, settings.hosts, registry, clock)
             banks.append(_hpc_bank(config, name, settings, registry, clock, contain, on_partition))
         else:
             own = _devices(place, name, settings, registry, clock)
             devices += own
             banks.append(_hash_bank(config, name, settings, own, fleet, clock))
     gauges = Gauges(_gauges(config, registry, clock), clock, contain, on_reading)
-    return Machinery(banks=banks, devices=devices, fleet=fleet, gauges=gauges, contain=contain)
+    return Machinery(banks=banks, devices=devices, fleet=fleet, gauges=gauges, contain=contain, hosts=hosts)
 
 
 def _rules(bank: HashBankSettings | HpcBankSettings) -> BankRules:
@@ -230,6 +245,18 @@ def _hpc_bank(
         contain=contain,
         on_change=on_partition,
     )
+
+
+def _hosts(name: str, settings: HostsSettings, registry: DriverRegistry, clock: Clock) -> HostGroup:
+    """The power of a partition's nodes."""
+    key = f"banks.{name}.hosts"
+    make = _named(registry.hosts, settings.driver, f"{key}.driver")
+
+    def host(node: str) -> Host:
+        url = settings.url_of(node)
+        return _made(lambda: make(url, settings.options, deadline_s=settings.deadline_s, clock=clock), key)
+
+    return HostGroup({node: host(node) for node in settings.nodes}, deadline_s=settings.deadline_s)
 
 
 def _gauges(config: AgentConfig, registry: DriverRegistry, clock: Clock) -> list[Gauge]:

@@ -1,6 +1,7 @@
 """The hosts of one HPC bank, read and limited together: so many at once, each in its own deadline, all within a few.
 
-What the bank's ladder calls. A host that fails costs nobody else: those that did not answer last time go last.
+What the bank's ladder calls. A host that fails costs nobody else: those that did not answer last time go last, and of
+those the one that has waited longest goes first.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ class HostGroup:
         self._deadline_s = deadline_s
         self._in_flight = in_flight
         self._failing: set[str] = set()
+        self._turn: dict[str, int] = {}
+        """When each was asked last, counted in operations."""
+        self._turns = 0
         self._faults: Counter[str] = Counter()
 
     @property
@@ -139,13 +143,15 @@ class HostGroup:
     ) -> dict[str, R | Unreachable]:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + BATCH_DEADLINES * self._deadline_s
-        waiting = iter(sorted(nodes, key=lambda node: node in self._failing))
+        waiting = iter(sorted(nodes, key=lambda node: (node in self._failing, self._turn.get(node, 0))))
+        self._turns += 1
         outcomes: dict[str, R | Unreachable] = dict.fromkeys(nodes, _NO_TIME)
 
         async def work() -> None:
             for node in waiting:
                 if loop.time() >= end_s:
                     return
+                self._turn[node] = self._turns
                 try:
                     async with asyncio.timeout_at(min(loop.time() + self._deadline_s, end_s)):
                         outcomes[node] = await act(node)
@@ -159,10 +165,11 @@ class HostGroup:
         return outcomes
 
     def _note(self, outcomes: Mapping[str, object]) -> None:
-        gone = {node: said for node, said in outcomes.items() if isinstance(said, Unreachable)}
+        asked = {node: said for node, said in outcomes.items() if said is not _NO_TIME}
+        gone = {node: said for node, said in asked.items() if isinstance(said, Unreachable)}
         self._faults.update(said.failure.value for said in gone.values())
         fresh = sorted(gone.keys() - self._failing)
-        back = sorted((outcomes.keys() - gone.keys()) & self._failing)
+        back = sorted((asked.keys() - gone.keys()) & self._failing)
         self._failing = (self._failing | gone.keys()) - set(back)
         if fresh:
             first = gone[fresh[0]]
