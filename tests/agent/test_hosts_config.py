@@ -94,7 +94,7 @@ WRONG = [
     (
         '"login1"]',
         '"login1", "login1"]',
-        r"banks\.gpu\.hosts\.nodes: 'login1' is named twice; fix: name each node once",
+        r"banks\.gpu\.hosts\.nodes: 'login1' is named twice; fix: name each once",
     ),
     (
         "nodes = 12",
