@@ -38,7 +38,8 @@ from controller.console.history import EVERY_MS, History
 from controller.journal.base import JournalError, StoredDecision
 from controller.overrides_model import Imposed
 
-_YIELD_EVERY: Final = 64
+_YIELD_EVERY: Final = 16
+_FINDINGS_EVERY: Final = 4
 _DECISIONS_EVERY: Final = 8
 _SCOPE_MAX: Final = 100
 """Sites of a scoped token whose decisions are gathered in one answer."""
@@ -176,7 +177,7 @@ class Reads:
         findings: list[FindingOut] = list(doctor.process_findings(self._controller, self._audit))
         for place, state in enumerate(doctor.reached(self._controller, request[PRINCIPAL], asked.site)):
             findings.extend(doctor.site_findings(self._controller, state))
-            if place % _YIELD_EVERY == _YIELD_EVERY - 1:
+            if place % _FINDINGS_EVERY == 0:
                 await asyncio.sleep(0)
         return answer(DoctorOut(ok=all(each.ok is not False for each in findings), findings=findings))
 
