@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from contract.clock import Clock
+from contract.lean import lean
 from contract.messages import Order
 from controller.config import ControllerConfig
 from controller.engine.model import Decision, Params, SiteDecision, SiteSnapshot, Snapshot
@@ -111,7 +112,7 @@ class Dispatcher:
             decision = decisions.get(state.site)
             if decision is None:
                 continue
-            state.decided = Decided(decision_id, at_ms, trigger, decision)
+            state.decided = Decided(decision_id, at_ms, trigger, lean(decision))
             out[state.site] = Dispatched(state.decided, self._publisher.publish(state, decision, decision_id, params))
         self._metrics.decisions.labels(trigger).inc(len(out))
         self._metrics.decision_seconds.observe(loop.time() - began_s, {"decision_id": decision_id})
