@@ -64,7 +64,7 @@ async def test_what_is_taken_in_leaves_no_cycles_for_the_garbage_collector(broke
         gc.disable()
         try:
             for number in range(500):
-                publish(a.bus, f"x/{number}/report", b"%d" % number)
+                assert a.bus.publish(f"x/{number}/report", b"%d" % number)
             await until(lambda: len(b.messages) == 500, "all have come")
             assert gc.collect() < 250, "one in two messages, at the most; waiting makes some"
         finally:
