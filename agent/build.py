@@ -23,6 +23,7 @@ from agent.fleet import BankRules, Fleet, FleetBounds
 from agent.gauges import Gauge, Gauges
 from agent.job_ladder import Nodes
 from agent.partition import HpcBank
+from agent.partition_hosts import PartitionHosts
 from contract.clock import Clock
 
 D = TypeVar("D")
@@ -155,7 +156,7 @@ def build(
         if isinstance(settings, HpcBankSettings):
             if settings.hosts is not None:
                 hosts[name] = _hosts(name, settings.hosts, registry, clock)
-            banks.append(_hpc_bank(config, name, settings, registry, clock, contain, on_partition))
+            banks.append(_hpc_bank(config, name, settings, registry, clock, contain, on_partition, hosts.get(name)))
         else:
             own = _devices(place, name, settings, registry, clock)
             devices += own
@@ -226,6 +227,7 @@ def _hpc_bank(
     clock: Clock,
     contain: Containment,
     on_partition: Callable[[], None],
+    hosts: HostGroup | None,
 ) -> HpcBank:
     key = f"banks.{name}.scheduler"
     make = _named(registry.schedulers, settings.scheduler.driver, f"{key}.driver")
@@ -236,7 +238,12 @@ def _hpc_bank(
     return HpcBank(
         name,
         partition,
-        Nodes(settings.nodes, settings.node_rated_w, settings.node_idle_w),
+        Nodes(
+            settings.nodes,
+            settings.node_rated_w,
+            settings.node_idle_w,
+            capped_w=None if settings.hosts is None else settings.hosts.capped_w,
+        ),
         deadline_s=settings.deadline_s,
         stale_ms=config.timing.device_stale_ms,
         settle_ms=config.timing.settle_ms,
@@ -244,6 +251,16 @@ def _hpc_bank(
         clock=clock,
         contain=contain,
         on_change=on_partition,
+        hosts=None if hosts is None else _partition_hosts(settings, hosts, clock),
+    )
+
+
+def _partition_hosts(settings: HpcBankSettings, group: HostGroup, clock: Clock) -> PartitionHosts | None:
+    hosts = settings.hosts
+    if hosts is None:
+        return None
+    return PartitionHosts(
+        group, deadline_s=hosts.deadline_s, every_ms=hosts.every_ms, clock=clock, other_w=hosts.other_w
     )
 
 

@@ -271,6 +271,12 @@ class HostsSettings(BaseModel):
     urls: dict[str, Annotated[str, Field(max_length=500)]] = {}
     """Of nodes where that is another."""
     deadline_s: DeadlineS = 5.0
+    capped_w: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """The least that a node is capped at, all of it. Without this hosts are read, and no node is capped."""
+    other_w: PowerW = 0
+    """What a node draws besides what its host limits, where that is its accelerators alone."""
+    every_ms: DurationMs = 10_000
+    """How often they are read."""
 
     @field_validator("nodes")
     @classmethod

@@ -22,7 +22,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -48,6 +48,9 @@ WITHIN_S: Final = 5.0
 ALONE_WITHIN_S: Final = 10.0
 PARTS: Final = ("read", "many", "many_linuxproc", "hybrid", "alone")
 PROCTRACK: Final = "pgid"
+_ALL: Final = {"all": "Nodes=ALL Default=YES"}
+_SUMMED: Final = frozenset({"jobs", "jobs_requeued", "jobs_lost", "firm_touched"})
+"""Over the parts."""
 _TICK_S: Final = 5
 _LOOK_S: Final = 0.05
 _FULL_S: Final = 90.0
@@ -94,12 +97,7 @@ async def _bench(options: argparse.Namespace) -> None:
     introduce(f"bench.hpc: {options.targets} targets for {SITES} sites on {SITES * NODES_PER_SITE} nodes")
     rng = Random(options.seed)
     with Noise() as noise, tempfile.TemporaryDirectory(prefix="wattshift-bench-") as name:
-        figures: dict[str, Any] = {}
-        if {"hybrid", "alone"} & set(options.only):
-            async with _cluster(PROCTRACK) as cluster:
-                (cluster.folder / "out").mkdir()
-                (cluster.folder / "work.py").write_text(WORK)
-                figures |= await _targets(cluster, Path(name), options, rng)
+        figures = await _targets(Path(name), options, rng)
         figures |= await _many(options)
         if "read" in options.only:
             read = await reading(options.listed, 100, scheduler)
@@ -108,14 +106,8 @@ async def _bench(options: argparse.Namespace) -> None:
     finish(figures, [{}], noise)
 
 
-def _cluster(proctrack: str) -> SlurmCluster:
-    partitions = {f"s{number}": f"Nodes=node[{first}-{first + NODES_PER_SITE - 1}]" for number, first in _firsts()}
-    return SlurmCluster(
-        nodes=SITES * NODES_PER_SITE,
-        cpus=CPUS,
-        partitions={**partitions, "all": "Nodes=ALL Default=YES"},
-        proctrack=proctrack,
-    )
+def _cluster(proctrack: str, partitions: Mapping[str, str]) -> SlurmCluster:
+    return SlurmCluster(nodes=SITES * NODES_PER_SITE, cpus=CPUS, partitions=partitions, proctrack=proctrack)
 
 
 async def _many(options: argparse.Namespace) -> dict[str, float]:
@@ -123,28 +115,32 @@ async def _many(options: argparse.Namespace) -> dict[str, float]:
     figures: dict[str, float] = {}
     for part, proctrack, suffix in (("many", PROCTRACK, ""), ("many_linuxproc", "linuxproc", "_linuxproc")):
         if part in options.only:
-            async with _cluster(proctrack) as cluster:
+            async with _cluster(proctrack, _ALL) as cluster:
                 many = await freeze_and_requeue(cluster, scheduler(cluster, "all"), options.jobs)
             say(f"proctrack/{proctrack}: " + ", ".join(f"{key} {took_s:.2f}" for key, took_s in many.items()))
             figures |= {key.removesuffix("_s") + f"{suffix}_s": took_s for key, took_s in many.items()}
     return figures
 
 
-async def _targets(cluster: SlurmCluster, folder: Path, options: argparse.Namespace, rng: Random) -> dict[str, Any]:
-    eye = Eye(ProcessMeter(cluster.folder))
-    feeders: list[Feeder] = []
-    hybrid: list[Result] = []
-    alone: list[Result] = []
-    async with _beside(eye.run()), LocalBroker(kind="mosquitto") as broker:
-        if "hybrid" in options.only:
-            (folder / "hybrid").mkdir()
-            async with center(broker, folder / "hybrid", tick_s=_TICK_S) as controller:
-                hybrid = await _sites(cluster, broker, controller, folder / "hybrid", options, eye, feeders, rng)
-        if "alone" in options.only:
-            (folder / "alone").mkdir()
-            async with center(broker, folder / "alone", tick_s=_TICK_S) as controller:
-                alone = await _alone(cluster, broker, controller, folder / "alone", options, eye, feeders, rng)
-    return _figures(hybrid, alone, feeders, eye)
+async def _targets(folder: Path, options: argparse.Namespace, rng: Random) -> dict[str, Any]:
+    """The parts with sites, each on a cluster of its own. No node is in two partitions, as on a site that lets its
+    agent admit jobs node by node."""
+    figures: dict[str, Any] = {}
+    of_sites = {f"s{number}": f"Nodes=node[{first}-{first + NODES_PER_SITE - 1}]" for number, first in _firsts()}
+    for part, partitions, run in (("hybrid", of_sites, _sites), ("alone", _ALL, _alone)):
+        if part not in options.only:
+            continue
+        feeders: list[Feeder] = []
+        async with _cluster(PROCTRACK, partitions) as cluster, LocalBroker(kind="mosquitto") as broker:
+            (cluster.folder / "out").mkdir()
+            (cluster.folder / "work.py").write_text(WORK)
+            (folder / part).mkdir()
+            eye = Eye(ProcessMeter(cluster.folder))
+            async with _beside(eye.run()), center(broker, folder / part, tick_s=_TICK_S) as controller:
+                results = await run(cluster, broker, controller, folder / part, options, eye, feeders, rng)
+            found = _figures(results, feeders, eye)
+        figures |= {key: figures.get(key, 0) + value if key in _SUMMED else value for key, value in found.items()}
+    return figures
 
 
 async def _sites(
@@ -255,8 +251,8 @@ async def _tell(targets: Sequence[Targets], wanted: int) -> None:
         say(f"{len(results)} of {wanted} targets, {sum(result.met(WITHIN_S) for result in results)} met")
 
 
-def _figures(hybrid: Sequence[Result], alone: Sequence[Result], feeders: Sequence[Feeder], eye: Eye) -> dict[str, Any]:
-    for result in (*hybrid, *alone):
+def _figures(results: Sequence[Result], feeders: Sequence[Feeder], eye: Eye) -> dict[str, Any]:
+    for result in results:
         if not result.met(ALONE_WITHIN_S if result.site == "alone" else WITHIN_S):
             say(f"not met: {result}")
     lost = [job for feeder in feeders for job in feeder.lost()]
@@ -265,9 +261,8 @@ def _figures(hybrid: Sequence[Result], alone: Sequence[Result], feeders: Sequenc
     restarts: Counter[str] = Counter()
     for feeder in feeders:
         restarts.update(feeder.restarts())
-    return {
-        **(_hybrid_figures(hybrid) if hybrid else {}),
-        **(_alone_figures(alone) if alone else {}),
+    alone = all(result.site == "alone" for result in results)
+    return (_alone_figures(results) if alone else _hybrid_figures(results)) | {
         "jobs": sum(len(feeder.jobs) for feeder in feeders),
         "jobs_requeued": restarts["moves"],
         "jobs_lost": len(lost),
