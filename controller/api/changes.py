@@ -17,6 +17,7 @@ from controller.api.override_schemas import (
     OverrideAskIn,
     OverrideIn,
     PreviewOut,
+    PriceBandOut,
     RevokeQuery,
 )
 from controller.api.problems import of_rejected, problem
@@ -113,8 +114,7 @@ class Changes:
             after_w=change.after.planned_w if change.after else None,
             change_mw=None if power_w is None else round(power_w / 1e6, 6),
             usd_per_h=money.usd_per_h if money else None,
-            price_low_usd_per_mwh=money.low_usd_per_mwh if money else None,
-            price_high_usd_per_mwh=money.high_usd_per_mwh if money else None,
+            price_usd_per_mwh=_price(money),
             jobs=change.jobs_lost,
             conflicts=Standing(self._controller, ask.site, drafted=drafted).conflicts(drafted.id),
             permissives=previews.permissives(self._controller, state, drafted),
@@ -248,6 +248,14 @@ class Changes:
         state = self._controller.fleet.get(site)
         assert state is not None  # noqa: S101  it has just been decided
         return state
+
+
+def _price(money: previews.Money | None) -> PriceBandOut | None:
+    if money is None or money.band is None:
+        return None
+    found = money.band
+    low, expected, high = (round(usd, 2) for usd in (found.low, found.expected, found.high))
+    return PriceBandOut(low=low, expected=expected, high=high, basis=found.basis)
 
 
 def _never() -> NoReturn:

@@ -336,7 +336,7 @@ class TestMetrics:
         asked = GOOD | {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
         _, text, headers = await stand.call("GET", "/metrics", headers=asked)
         assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-        families = {family.name: family for family in text_string_to_metric_families(text)}
+        families = {family.name: family for family in text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
         decided, ordered = (
             [
                 sample.exemplar.labels
