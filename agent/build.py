@@ -17,7 +17,7 @@ from agent.config_rules import ConfigError
 from agent.contain import Containment
 from agent.device import Device
 from agent.drivers.base import Meter, Miner, MissingExtraError, Partition, Sensor
-from agent.drivers.hosts.group import HostGroup
+from agent.drivers.hosts.group import HostGroup, UsesHosts
 from agent.drivers.hosts.host import Host
 from agent.fleet import BankRules, Fleet, FleetBounds
 from agent.gauges import Gauge, Gauges
@@ -235,6 +235,8 @@ def _hpc_bank(
         lambda: make(settings.scheduler.options, deadline_s=settings.deadline_s, clock=clock),
         key,
     )
+    if hosts is not None and isinstance(partition, UsesHosts):
+        partition.use_hosts(hosts)
     return HpcBank(
         name,
         partition,

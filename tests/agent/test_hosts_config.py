@@ -8,11 +8,12 @@ from random import Random
 
 import pytest
 
-from agent.build import DriverRegistry, build
+from agent.build import DriverRegistry, Machinery, build
 from agent.config import AgentConfig, HpcBankSettings
 from agent.config_file import parse_config
 from agent.config_rules import ConfigError
 from agent.drivers.hosts.redfish import LimitedRedfish
+from agent.drivers.schedulers._kube_nodes import KubernetesNodes
 from agent.node_names import node_names
 from contract.clock import SystemClock
 
@@ -50,6 +51,17 @@ def parse(text: str) -> AgentConfig:
     return parse_config(text.encode(), "agent.toml", Path("/etc/wattshift"))
 
 
+def made_of(text: str) -> Machinery:
+    return build(
+        parse(text),
+        DriverRegistry.installed(),
+        clock=SystemClock(),
+        rng=Random(1),
+        on_reading=lambda: None,
+        on_partition=lambda: None,
+    )
+
+
 def test_every_node_has_a_driver_at_its_own_place() -> None:
     config = parse(HPC)
     bank = config.banks["gpu"]
@@ -58,18 +70,29 @@ def test_every_node_has_a_driver_at_its_own_place() -> None:
     assert bank.hosts.url_of("gpu007") == "https://gpu007-bmc.example"
     assert bank.hosts.url_of("login1") == "https://10.1.0.9"
     assert bank.hosts.options["password_file"] == "/etc/wattshift/bmc.password"
-    made = build(
-        config,
-        DriverRegistry.installed(),
-        clock=SystemClock(),
-        rng=Random(1),
-        on_reading=lambda: None,
-        on_partition=lambda: None,
-    )
-    group = made.hosts["gpu"]
+    group = made_of(HPC).hosts["gpu"]
     assert group.nodes == (*(f"gpu{number:03}" for number in range(1, 11)), "login1")
     assert group.limitable == frozenset(group.nodes)
     assert isinstance(group._hosts["gpu001"], LimitedRedfish)
+
+
+def test_a_partition_of_kubernetes_is_built_and_shuts_its_nodes_down_by_its_hosts() -> None:
+    a, b = HPC.index("[banks.gpu.scheduler]"), HPC.index("[banks.gpu.hosts]")
+    scheduler = """
+[banks.gpu.scheduler]
+driver = "kubernetes"
+kubeconfig = "kube.config"
+cluster_queue = "gpu"
+node_selector = "pool=gpu"
+node_busy_w = 6_500
+node_idle_w = 1_900
+node_off_w = 40
+"""
+    made = made_of(HPC[:a] + scheduler + HPC[b:])
+    partition = made.hpc_banks[0].partition
+    assert isinstance(partition, KubernetesNodes)
+    assert partition._hosts is made.hosts["gpu"]
+    assert partition._options.kubeconfig == Path("/etc/wattshift/kube.config")
 
 
 @pytest.mark.parametrize(
@@ -112,14 +135,7 @@ WRONG = [
 def test_an_error_names_file_key_and_fix(old: str, new: str, message: str) -> None:
     assert old in HPC
     with pytest.raises(ConfigError) as caught:
-        build(
-            parse(HPC.replace(old, new, 1)),
-            DriverRegistry.installed(),
-            clock=SystemClock(),
-            rng=Random(1),
-            on_reading=lambda: None,
-            on_partition=lambda: None,
-        )
+        made_of(HPC.replace(old, new, 1))
     text = str(caught.value)
     assert re.search(message, text), text
     assert "; fix: " in text

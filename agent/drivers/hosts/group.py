@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from agent.drivers.base import Applied, CountsFaults, Failure, Outcome, Refused, Unreachable
 from agent.drivers.hosts.host import Host, HostReading, LimitsPower, Switches
@@ -178,6 +178,13 @@ class HostGroup:
             )
         if back:
             _LOG.info("%d hosts answer again, %s first", len(back), back[0])
+
+
+@runtime_checkable
+class UsesHosts(Protocol):
+    """A scheduler's driver that shuts nodes down and starts them by their own hosts."""
+
+    def use_hosts(self, hosts: HostGroup) -> None: ...
 
 
 def _memory_of(text: str | None) -> dict[str, str]:
