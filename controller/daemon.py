@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import sys
@@ -28,6 +27,7 @@ from controller.engine.optimiser.solver import warm_up
 from controller.feeds.base import Feeds
 from controller.feeds.settings import build_feeds
 from controller.feeds.table import TableError
+from controller.garbage import Garbage, switch_off
 from controller.journal.base import Journal, JournalError
 from controller.journal.sql import SqlJournal
 from controller.roles import Access, RolesError
@@ -37,10 +37,6 @@ _LOG = logging.getLogger(__name__)
 _HTTP_CLOSE_S = 3.0
 _PROXY_SOCKET_MODE = 0o660
 _SWITCH_S = 0.001
-_GC_THRESHOLDS = (2_000, 1_000_000, 1_000_000)
-_GC_EVERY_S = 3_600.0
-_GC_LOOK_S = 0.1
-_GC_PATIENCE_S = 300.0
 _COMPILE_S = 600.0
 """The optimiser's first compilation takes a minute or two; loading it afterwards a second."""
 
@@ -130,27 +126,11 @@ async def serve(controller: Controller, token: str | None) -> tuple[web.AppRunne
 def tune_runtime() -> None:
     """Settings of the interpreter that keep the event loop's pauses short. For a process of our own only.
 
-    A garbage collection walks all objects of its generation: for 5,000 sites a second, and a third of one where 200,000
-    have gathered; for models that make no cycles. So only the youngest is collected, often, for that holds the loop up
-    by as much as has gathered: 20 to 35 ms at 10,000 objects on a busy machine, 5 at 2,000. All else is left to
-    `_collect_garbage`. The shorter switch interval is what the loop waits at most for a thread that renders metrics.
+    The garbage collector is switched off, see `controller.garbage`; the shorter switch interval is what the loop waits
+    at most for a thread that renders metrics.
     """
     sys.setswitchinterval(_SWITCH_S)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-
-
-async def _collect_garbage(controller: Controller) -> None:
-    """A full collection each hour, right after a tick where one ends: no site then waits to be decided."""
-    while True:
-        await asyncio.sleep(_GC_EVERY_S)
-        ticks, until_s = controller.loop.ticks, asyncio.get_running_loop().time() + _GC_PATIENCE_S
-        while controller.loop.ticks == ticks or controller.loop.waiting:
-            await asyncio.sleep(_GC_LOOK_S)
-            if asyncio.get_running_loop().time() > until_s:
-                break
-        gc.collect()
+    switch_off()
 
 
 async def _load_optimiser(notifier: Notifier) -> None:
@@ -182,7 +162,7 @@ async def _run(config: ControllerConfig, token: str | None, file: str) -> int:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     await _load_optimiser(notifier)
     tune_runtime()
-    collecting = asyncio.create_task(_collect_garbage(controller), name="garbage")
+    collecting = asyncio.create_task(Garbage(controller.loop).run(), name="garbage")
     try:
         await controller.run()
     except asyncio.CancelledError:
