@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
+from agent.drivers.hosts.gpu_helper import gpu_host
 from agent.drivers.hosts.host import Host
 from agent.drivers.hosts.redfish import redfish_host
 from contract.clock import Clock
@@ -21,5 +22,6 @@ class HostFactory(Protocol):
 
 
 REGISTRY: Final[Mapping[str, HostFactory]] = {
+    "gpu_helper": gpu_host,
     "redfish": redfish_host,
 }

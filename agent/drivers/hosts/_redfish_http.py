@@ -146,7 +146,7 @@ class RedfishLink:
         except TimeoutError:
             return Unreachable(Failure.TIMEOUT, f"{path[:100]}: no answer in time")
         if isinstance(answer, Answer) and answer.status == 401:
-            return Unreachable(Failure.AUTH, "it takes neither the user nor the password given")
+            return Unreachable(Failure.AUTH, "it does not take the user and password, or the token, that it was given")
         return answer
 
     async def close(self, until_s: float) -> None:
