@@ -237,17 +237,17 @@ class _Planner:
     # -- starts ------------------------------------------------------------------------------------------------------
 
     def _admission(self, room_w: int) -> tuple[bool, frozenset[str] | None]:
-        """Whether jobs may start by themselves, and on which nodes. Which one does is the scheduler's choice: the nodes
-        must fit when full, or where it knows no nodes the largest job; under a cap or an obligation, all that could
-        start at once must."""
+        """Whether jobs may start by themselves, and on which nodes. Which one does is the scheduler's choice, so the
+        largest must fit, or the nodes when full; under a cap or an obligation the nodes, or where it knows none all
+        that could start at once."""
         facts, nodes = self.facts, self.nodes
         if self.aim.setpoint_w >= nodes.count * nodes.rated_w:
             return True, None
-        if self.doings.steps and facts.up_nodes:
-            return self._steps(room_w)
         node_w, boot_w = nodes.above_w, nodes.idle_w - nodes.off_w
         asleep = len(facts.off_nodes)  # a scheduler wakes them by itself for jobs that it may start
         pending = [job.power_w + boot_w * min(job.nodes, asleep) for job in facts.jobs if job.state is JobState.PENDING]
+        if self.doings.steps and facts.up_nodes and (self.aim.strict or not 0 < max(pending, default=0) <= room_w):
+            return self._steps(room_w)
         taken_w = sum(job.power_w for job in facts.jobs if job.state is not JobState.PENDING)
         free_w = max((facts.nodes_up + facts.booting + asleep) * node_w - taken_w, 0) + asleep * boot_w
         if free_w <= room_w:

@@ -1,7 +1,7 @@
 """What the nodes of a partition draw, learned from a meter or from the hosts themselves. Pure.
 
 A Kalman filter over three figures that wander slowly: an idle node's watts, and how much of what their nameplate says
-running jobs draw above that, on free nodes and on capped ones. It starts at the nameplate and never leaves its bounds;
+running jobs draw above that, on free nodes and on capped ones. It starts at the nameplate and never goes above it;
 a reading far off what is expected counts less (Huber), so one wrong meter value moves nothing much.
 """
 
@@ -19,8 +19,8 @@ FIRST_SPREAD: Final = (0.25, 0.5, 0.5)
 """How far the nameplate may be off: of its idle watts, at least of a tenth of the rated ones, and of the shares."""
 WANDER_PER_H: Final = 0.05
 """How far a figure may move in an hour, as a part of its first spread, in variances."""
-HUBER: Final = 2.0
-"""Standard deviations beyond which a reading counts less."""
+HUBER: Final = 3.0
+"""Standard deviations of a reading beyond which it counts less, so that no single one moves much, not even early."""
 LEAST_READINGS: Final = 5
 KEPT_S: Final = 7 * 24 * 3_600
 """What was learned longer ago is not used any more."""
@@ -67,7 +67,7 @@ class NodePower:
         spread = [sum(self._cov[row][col] * seen[col] for col in range(3)) for row in range(3)]
         expected_var = sum(seen[row] * spread[row] for row in range(3)) + noise_w**2
         off_w = power_w - sum(mean * factor for mean, factor in zip(self._mean, seen, strict=True))
-        weight = min(1.0, HUBER * math.sqrt(expected_var) / abs(off_w)) if off_w else 1.0
+        weight = min(1.0, HUBER * noise_w / abs(off_w)) if off_w else 1.0
         variance = expected_var + noise_w**2 * (1.0 / weight - 1.0)
         gain = [weight * share / variance for share in spread]
         self._mean = self._bounded([mean + part * off_w for mean, part in zip(self._mean, gain, strict=True)])
@@ -121,8 +121,5 @@ class NodePower:
             self._cov[place][place] = min(grown, self._first[place])
 
     def _bounded(self, mean: list[float]) -> list[float]:
-        """A node draws no more than it is rated at, and a job no less than nothing."""
-        idle_w = min(max(mean[0], 0.0), float(self._rated_w))
-        above_w = max(self._rated_w - self._idle_w, 1)
-        most = max((self._rated_w - idle_w) / above_w, 0.0)
-        return [idle_w, min(max(mean[1], 0.0), most), min(max(mean[2], 0.0), most)]
+        """Never above the nameplate, by which the controller plans: what is drawn beyond that, a meter shows."""
+        return [min(max(mean[0], 0.0), float(self._idle_w)), *(min(max(share, 0.0), 1.0) for share in mean[1:])]

@@ -133,7 +133,7 @@ class HpcBank:
     def correct(self, metered_w: int, read_ms: int, tolerance_w: int) -> None:
         """Tell it what its own meter shows: an excess that stays is shed too, and the nodes' power is learned."""
         self._metered_w = (metered_w - tolerance_w, read_ms)
-        self._power.learn(metered_w, read_ms, self._caps, self._clock.wall_ms() // 1_000)
+        self._power.hear(metered_w, read_ms)
 
     @property
     def turn(self) -> Turn:
@@ -286,7 +286,7 @@ class HpcBank:
         await self._contain.run(hosts.read(), hosts.batch_s, hosts)
         drawn = hosts.drawn_w(self._power.up_nodes)
         if drawn is not None and self._metered_w is None:
-            self._power.learn(*drawn, self._caps, self._clock.wall_ms() // 1_000)
+            self._power.hear(*drawn)
         self._wake.set()
 
     async def _read(self) -> PartitionFacts | Unreachable:
@@ -299,7 +299,7 @@ class HpcBank:
 
     def _take(self, facts: PartitionFacts) -> None:
         self._read_ms = self._clock.mono_ms()
-        self._power.take(facts, self._caps, self._read_ms)
+        self._power.take(facts, self._caps, self._read_ms, self._clock.wall_ms() // 1_000)
         self._asserted = None
         self._hands.looked()
         standing = {job.id for job in facts.jobs if job.state is JobState.FROZEN}

@@ -25,7 +25,10 @@ class PartitionPower:
         self._steady_ms = 0
         """Since when the same jobs run on the same nodes under the same caps."""
         self._signature: object = None
-        self._learned_from_ms = 0
+        self._candidate: tuple[int, int] | None = None
+        """Metered watts and when, to be learned from if the next reading of the partition shows that nothing has
+        changed: a job may have ended since the last."""
+        self._heard_ms = 0
 
     @property
     def known(self) -> bool:
@@ -71,7 +74,7 @@ class PartitionPower:
             self._scaled = milli, replace(self._raw, jobs=jobs)
         return self._scaled[1]
 
-    def take(self, facts: PartitionFacts, caps: Mapping[str, int], read_ms: int) -> None:
+    def take(self, facts: PartitionFacts, caps: Mapping[str, int], read_ms: int, now_s: int) -> None:
         """A reading of the partition."""
         self._raw, self._scaled = facts, None
         running = frozenset(job.id for job in facts.jobs if job.state is JobState.RUNNING)
@@ -79,6 +82,9 @@ class PartitionPower:
         if signature != self._signature:
             self._signature = signature
             self._steady_ms = read_ms
+        elif self._candidate is not None:
+            self._learn(facts, self._candidate[0], caps, now_s)
+        self._candidate = None
 
     def mark(self, jobs: Iterable[str], state: JobState) -> None:
         """Believe that jobs are in this state, until the next reading."""
@@ -90,17 +96,20 @@ class PartitionPower:
     def disturbed(self, now_ms: int) -> None:
         """A command went out: what is metered until it has settled says nothing of steady power."""
         self._steady_ms = now_ms
-        self._signature = None
+        self._signature = self._candidate = None
 
-    def learn(self, metered_w: int, read_ms: int, caps: Mapping[str, int], now_s: int) -> None:
+    def hear(self, metered_w: int, read_ms: int) -> None:
         """What a meter, or the hosts all together, show; each reading once, and only of steady power."""
-        facts = self._raw
-        if facts is None or not facts.nodes_up or facts.booting or read_ms <= self._learned_from_ms:
+        if self._signature is None or read_ms <= self._heard_ms:
             return
-        if self._signature is None or read_ms - self._steady_ms < self._settle_ms:
+        self._heard_ms = read_ms
+        if read_ms - self._steady_ms >= self._settle_ms:
+            self._candidate = metered_w, read_ms
+
+    def _learn(self, facts: PartitionFacts, metered_w: int, caps: Mapping[str, int], now_s: int) -> None:
+        count = facts.nodes_up
+        if not count or facts.booting:
             return
-        self._learned_from_ms = read_ms
         free_w, capped_w = Account(facts, self.plate, caps).split_w
         off_w = self.plate.off_w * len(facts.off_nodes)
-        count = facts.nodes_up
         self._nodes_learned.learn((metered_w - off_w) / count, free_w / count, capped_w / count, now_s)

@@ -33,7 +33,7 @@ def test_before_enough_was_read_the_nameplate_holds() -> None:
         assert power.learned(number).readings == 0
 
 
-@pytest.mark.parametrize(("idle_w", "share"), [(1_500, 1.0), (1_100, 0.7), (1_800, 0.85), (900, 0.5)])
+@pytest.mark.parametrize(("idle_w", "share"), [(1_500, 1.0), (1_100, 0.7), (1_400, 0.85), (900, 0.5)])
 def test_idle_and_busy_power_are_found(idle_w: int, share: float) -> None:
     learned = taught(idle_w, share).learned(3_000)
     assert learned.idle_w == pytest.approx(idle_w, abs=60)
@@ -58,6 +58,16 @@ def test_a_meter_that_is_wrong_now_and_then_moves_little() -> None:
     after = power.learned(2_200)
     assert after.idle_w == pytest.approx(before.idle_w, abs=120)
     assert after.busy_milli == pytest.approx(before.busy_milli, abs=60)
+
+
+def test_one_wrong_reading_moves_little_also_at_the_very_first() -> None:
+    power = NodePower(RATED_W, IDLE_W)
+    power.learn(2_400, ABOVE_W, 0.0, 0)
+    for number in range(LEAST_READINGS):
+        power.learn(RATED_W, ABOVE_W, 0.0, number)
+    learned = power.learned(LEAST_READINGS)
+    assert learned.readings
+    assert learned.idle_w + learned.busy_milli * ABOVE_W / 1_000 > 0.97 * RATED_W
 
 
 def test_nodes_that_change_are_followed() -> None:
@@ -117,7 +127,6 @@ def test_whatever_is_read_the_figures_stay_within_the_nameplate(
     for reading in readings:
         power.learn(*reading)
     learned = power.learned(10**6)
-    assert 0 <= learned.idle_w <= RATED_W
+    assert 0 <= learned.idle_w <= IDLE_W
     for milli in (learned.busy_milli, learned.capped_milli):
-        assert milli >= 0
-        assert learned.idle_w + milli * ABOVE_W / 1_000 <= RATED_W + 5
+        assert 0 <= milli <= 1_000

@@ -255,7 +255,7 @@ async def test_what_is_refused_is_tried_again_after_a_look_and_another_is_shed_m
 
 
 async def test_starts_are_let_in_node_by_node_and_everywhere_when_all_fits() -> None:
-    partition = Scripted(job("1", JobState.PENDING))
+    partition = Scripted(job("1", JobState.PENDING, nodes=3, power_w=2_700))
     async with running(partition) as bank:
         bank.hold(hold(400 + 1_800), None)
         await until(lambda: partition.named("admit_on") == [frozenset({"n1", "n2"})])
