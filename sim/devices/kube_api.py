@@ -67,6 +67,8 @@ class KubeApiServer(JsonServer):
         """So many patches more find that somebody was faster."""
         self.seen: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
         """Method and path of each request."""
+        self.used: set[tuple[str, str]] = set()
+        """The rights that were needed so far."""
 
     def answer(self, request: web.BaseRequest, sent: bytes) -> Reply:
         self.cluster.reconcile()
@@ -93,7 +95,7 @@ class KubeApiServer(JsonServer):
                 return Reply(200, own)
             case "patch":
                 return self._patch(request, kind, own, sent)
-            case "evict":
+            case "create" if found["sub"] is not None:
                 return self._evict(request, own, sent)
         return _no_method()
 
@@ -101,6 +103,7 @@ class KubeApiServer(JsonServer):
         return Reply(200, {"kind": "Status", "status": "Success"})
 
     def _forbidden(self, verb: str, kind: str) -> Reply | None:
+        self.used.add((verb, kind))
         if self.rights is None or (verb, kind) in self.rights:
             return None
         return _status(403, "Forbidden", f'User "wattshift" cannot {verb} resource "{kind}"')
@@ -165,10 +168,10 @@ class KubeApiServer(JsonServer):
 
 def _verb(method: str, name: str | None, sub: str | None) -> str:
     if sub == "eviction":
-        return "evict" if method == "POST" else method
+        return "create" if method == "POST" else method.lower()
     if method == "GET":
         return "list" if name is None else "get"
-    return method.lower()
+    return "create" if method == "POST" else method.lower()
 
 
 def _invalid(kind: str, change: Mapping[str, Any], meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
