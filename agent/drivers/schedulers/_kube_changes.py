@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from agent.drivers.base import Applied, Outcome, Refused, Unreachable
-from agent.drivers.schedulers._kube_facts import HELD, NODE, SUSPENDED
+from agent.drivers.schedulers._kube_facts import ADMISSION, HELD, NODE, SUSPENDED
 from agent.drivers.schedulers._kube_records import KubeJob, Node, Queue, Workload
 
 Change = dict[str, Any] | Outcome
@@ -45,6 +45,13 @@ def unhold(now: Queue) -> Change:
         return Applied("not held by us")
     mine = {"metadata": {HELD: None}}
     return {**mine, "spec": {"stopPolicy": before}} if now.policy == HOLD else mine
+
+
+def cordon(now: Node, at_s: int) -> Change:
+    """So that nothing starts there. What somebody else has cordoned stays theirs."""
+    if now.spec.unschedulable:
+        return Applied("cordoned already")
+    return {"metadata": {NODE: f"{ADMISSION} {at_s}"}, "spec": {"unschedulable": True}}
 
 
 def uncordon(now: Node) -> Change:

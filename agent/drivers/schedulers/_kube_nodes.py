@@ -86,7 +86,7 @@ class KubernetesNodes(KubernetesPartition):
         rising = {node.metadata.name: node for node in tables.nodes if _stage(node) == UP and self._is_back(node)}
 
         async def arrive(name: str) -> Outcome:
-            return await self._arrived(rising[name], closed=tables.queue is None and self._admitting is False)
+            return await self._arrived(rising[name])
 
         await self._each(list(rising)[:MAX_NODES], arrive)
 
@@ -139,12 +139,12 @@ class KubernetesNodes(KubernetesPartition):
                 return outcome
             return await self._mark(name, node, UP, if_was=(DRAIN, OFF))
         if node.ready:  # nobody has shut it down
-            return await self._arrived(node, closed=not self._site.by_kueue and self._admitting is False)
+            return await self._arrived(node)
         return await self._mark(name, node, UP, if_was=(DRAIN, OFF))
 
-    async def _arrived(self, node: Node, *, closed: bool) -> Outcome:
+    async def _arrived(self, node: Node) -> Outcome:
         """It is there again: uncordoned, or, where cordons are what keeps jobs from starting, cordoned for that."""
-        if closed:
+        if not self._site.by_kueue and (self._admitting is False or not self._may_open(node)):
             return await self._mark(node.metadata.name, node, ADMISSION, if_was=(UP, DRAIN, OFF))
         return await self._change(self._places.node(node.metadata.name), Node, node, uncordon)
 

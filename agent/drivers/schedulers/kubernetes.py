@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -27,6 +27,7 @@ from agent.drivers.schedulers._kube_changes import (
     GONE,
     HOLD,
     Change,
+    cordon,
     hold,
     resume,
     suspend,
@@ -76,7 +77,8 @@ _LATE: Final = Unreachable(Failure.TIMEOUT, "the API server did not answer in ti
 
 
 class KubernetesPartition:
-    """Implements `Partition`, `Requeues` and `CountsFaults`."""
+    """Implements `Partition`, `Requeues`, `AdmitsPart` (told only where cordons are what closes it) and
+    `CountsFaults`."""
 
     def __init__(self, options: KubeOptions, link: Callable[[], KubeLink], *, deadline_s: float, clock: Clock) -> None:
         self._options = options
@@ -95,6 +97,8 @@ class KubernetesPartition:
         )
         self._admitting: bool | None = None
         """What we were told last."""
+        self._only: frozenset[str] | None = None
+        """The nodes on which jobs may start, where that is not all of them."""
         self._one_admission = asyncio.Lock()
         self._tables: Tables | None = None
         self._jobs: dict[str, Seen] = {}
@@ -123,7 +127,16 @@ class KubernetesPartition:
 
     async def set_admission(self, admitting: bool) -> Outcome:
         """Hold the queue or cordon the nodes; or undo our own hold, and let go on what we suspended."""
-        self._admitting = admitting
+        return await self._command_admission(admitting, None)
+
+    async def admit_on(self, nodes: Collection[str]) -> Outcome:
+        """Without Kueue: the other nodes are cordoned. A queue opens for all of its nodes at once."""
+        if self._site.by_kueue:
+            return Refused("a queue opens for all of its nodes at once")
+        return await self._command_admission(True, frozenset(nodes))
+
+    async def _command_admission(self, admitting: bool, only: frozenset[str] | None) -> Outcome:
+        self._admitting, self._only = admitting, only
         by_s = asyncio.get_running_loop().time() + BATCH_DEADLINES * self._deadline_s
         tables = await self._bounded(self._listed(), self._by())
         if isinstance(tables, Unreachable):
@@ -200,14 +213,8 @@ class KubernetesPartition:
     async def _close_down(self, tables: Tables) -> Outcome:
         if tables.queue is not None:
             return await self._change(self._places.queue, Queue, tables.queue, hold)
-        mark = {NODE: f"{ADMISSION} {self._now_s()}"}
-
-        def cordon(now: Node) -> Change:
-            if now.spec.unschedulable:
-                return Applied("cordoned already")
-            return {"metadata": mark, "spec": {"unschedulable": True}}
-
-        return await self._each_node([node for node in tables.nodes if not node.spec.unschedulable], cordon)
+        nodes = [node for node in tables.nodes if not node.spec.unschedulable]
+        return await self._each_node(nodes, partial(cordon, at_s=self._now_s()))
 
     async def _admit(self, tables: Tables, admitting: bool) -> Outcome:
         """One after the other: an opening that is overtaken by a closing ends early, and the closing goes last."""
@@ -217,6 +224,7 @@ class KubernetesPartition:
             return await (self._open_up(tables) if admitting else self._close_down(tables))
 
     async def _open_up(self, tables: Tables) -> Outcome:
+        barred = await self._bar(tables)
         resumed = worst(
             (await self._each([key for key, seen in self._jobs.items() if seen.ours], self._resume)).values()
         )
@@ -225,9 +233,17 @@ class KubernetesPartition:
         if tables.queue is not None:
             opened = await self._change(self._places.queue, Queue, tables.queue, unhold)
         else:
-            held = [node for node in tables.nodes if (mark := Mark.of(node)) is not None and mark.why == ADMISSION]
-            opened = await self._each_node(held, uncordon)
-        return worst((resumed, opened))
+            ours = [node for node in tables.nodes if (mark := Mark.of(node)) is not None and mark.why == ADMISSION]
+            opened = await self._each_node([node for node in ours if self._may_open(node)], uncordon)
+        return worst((barred, resumed, opened))
+
+    async def _bar(self, tables: Tables) -> Outcome:
+        """Cordon the nodes on which nothing may start."""
+        nodes = [node for node in tables.nodes if not node.spec.unschedulable and not self._may_open(node)]
+        return await self._each_node(nodes, partial(cordon, at_s=self._now_s()))
+
+    def _may_open(self, node: Node) -> bool:
+        return self._only is None or node.metadata.name in self._only
 
     async def _each_node(self, nodes: Iterable[Node], decide: Callable[[Node], Change]) -> Outcome:
         by_name = {node.metadata.name: node for node in nodes}
