@@ -2,7 +2,8 @@
 
 A Kalman filter over three figures that wander slowly: an idle node's watts, and how much of what their nameplate says
 running jobs draw above that, on free nodes and on capped ones. It starts at the nameplate and never goes above it;
-a reading far off what is expected counts less (Huber), so one wrong meter value moves nothing much.
+a reading far off what is expected counts less (Huber's weights, stricter below than above), so that one wrong meter
+value moves nothing much and what is planned with is what nodes draw when they are truly busy.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ FIRST_SPREAD: Final = (0.25, 0.5, 0.5)
 """How far the nameplate may be off: of its idle watts, at least of a tenth of the rated ones, and of the shares."""
 WANDER_PER_H: Final = 0.05
 """How far a figure may move in an hour, as a part of its first spread, in variances."""
-HUBER: Final = 3.0
-"""Standard deviations of a reading beyond which it counts less, so that no single one moves much, not even early."""
-LEAST_READINGS: Final = 5
+HUBER_UP: Final = 3.0
+HUBER_DOWN: Final = 0.5
+"""Standard deviations above and below what is expected beyond which a reading counts less, so that no single one moves
+much. A job that starts, ends or waits for its files draws less for a while; only what lasts is learned."""
+LEAST_READINGS: Final = 20
 KEPT_S: Final = 7 * 24 * 3_600
 """What was learned longer ago is not used any more."""
 _KEY: Final = "node_power"
@@ -49,12 +52,19 @@ class NodePower:
     def __init__(self, rated_w: int, idle_w: int) -> None:
         self._rated_w = rated_w
         self._idle_w = idle_w
-        self._mean = [float(idle_w), 1.0, 1.0]
         spreads = (max(FIRST_SPREAD[0] * idle_w, 0.1 * rated_w), *FIRST_SPREAD[1:])
         self._first = [spread**2 for spread in spreads]
-        self._cov: _Matrix = [[self._first[row] if row == col else 0.0 for col in range(3)] for row in range(3)]
-        self._readings = 0
+        self._mean: list[float]
+        self._cov: _Matrix
+        self._readings: int
         self._at_s: int | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Back to the nameplate: what was learned has been seen to be wrong."""
+        self._mean = [float(self._idle_w), 1.0, 1.0]
+        self._cov = [[self._first[row] if row == col else 0.0 for col in range(3)] for row in range(3)]
+        self._readings = 0
 
     def learn(self, power_w: float, busy_w: float, capped_w: float, now_s: int) -> None:
         """A reading, per node: what is drawn, and what jobs on free and on capped nodes should draw above idle by the
@@ -67,12 +77,14 @@ class NodePower:
         spread = [sum(self._cov[row][col] * seen[col] for col in range(3)) for row in range(3)]
         expected_var = sum(seen[row] * spread[row] for row in range(3)) + noise_w**2
         off_w = power_w - sum(mean * factor for mean, factor in zip(self._mean, seen, strict=True))
-        weight = min(1.0, HUBER * noise_w / abs(off_w)) if off_w else 1.0
+        most_w = noise_w * (HUBER_UP if off_w > 0 else HUBER_DOWN)
+        weight = min(1.0, most_w / abs(off_w)) if off_w else 1.0
         variance = expected_var + noise_w**2 * (1.0 / weight - 1.0)
         gain = [weight * share / variance for share in spread]
         self._mean = self._bounded([mean + part * off_w for mean, part in zip(self._mean, gain, strict=True)])
         self._cov = [
-            [self._cov[row][col] - spread[row] * spread[col] / variance for col in range(3)] for row in range(3)
+            [self._cov[row][col] - weight * spread[row] * spread[col] / variance for col in range(3)]
+            for row in range(3)
         ]
         self._readings += 1
         self._at_s = now_s
@@ -88,7 +100,7 @@ class NodePower:
     # -- memory ------------------------------------------------------------------------------------------------------
 
     def save(self) -> dict[str, str]:
-        if self._at_s is None:
+        if self._at_s is None or not self._readings:
             return {}
         kept = {"plate": [self._rated_w, self._idle_w], "mean": self._mean, "cov": self._cov}
         return {_KEY: json.dumps(kept | {"readings": self._readings, "at_s": self._at_s})}

@@ -450,8 +450,12 @@ class HpcBank:
         if self._metered_w is None:
             return 0
         metered_w, read_ms = self._metered_w
-        settled = self._acted_ms is None or read_ms - self._acted_ms >= self._settle_ms
-        return max(metered_w - draw_w(facts, self._nodes, self._caps), 0) if settled else 0
+        if self._acted_ms is not None and read_ms - self._acted_ms < self._settle_ms:
+            return 0
+        excess_w = max(metered_w - draw_w(facts, self._nodes, self._caps), 0)
+        if excess_w and self.node_power.readings:
+            self._power.contradicted(metered_w, self._caps)
+        return excess_w
 
     def _note_command(self) -> None:
         self._acted_ms = self._clock.mono_ms()

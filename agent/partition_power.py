@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from agent.drivers.base import PartitionFacts
-from agent.job_account import Account, Nodes
+from agent.job_account import Account, Nodes, draw_w
 from agent.node_power import Learned, NodePower
 from contract.messages import JobState
 
@@ -105,6 +105,13 @@ class PartitionPower:
         self._heard_ms = read_ms
         if read_ms - self._steady_ms >= self._settle_ms:
             self._candidate = metered_w, read_ms
+
+    def contradicted(self, shown_w: int, caps: Mapping[str, int]) -> None:
+        """A settled meter shows at least so much, which is more than was learned. Where the nameplate explains it, that
+        holds again until there is more to go by."""
+        if self._raw is not None and draw_w(self._raw, self.plate, caps) >= shown_w:
+            self._nodes_learned.forget()
+            self._scaled = None
 
     def _learn(self, facts: PartitionFacts, metered_w: int, caps: Mapping[str, int], now_s: int) -> None:
         count = facts.nodes_up

@@ -168,6 +168,8 @@ def partition_facts(tables: Tables, jobs: Mapping[str, Seen], site: Site, now_s:
             for key, seen in jobs.items()
             if seen.state is JobState.RUNNING
         },
+        barred=frozenset(name for name in up if (mark := marks[name]) is not None and mark.why == ADMISSION),
+        steps=not site.by_kueue,
     )
 
 

@@ -13,12 +13,13 @@ from typing import Final
 
 from agent.drivers.base import Applied, Outcome, Refused, Unreachable
 from agent.drivers.hosts.group import HostGroup
+from agent.drivers.schedulers._kube_changes import GONE, Change, uncordon, worst
 from agent.drivers.schedulers._kube_facts import ADMISSION, DRAIN, NODE, OFF, UP, Mark, Tables
 from agent.drivers.schedulers._kube_link import KubeLink, outcome_of
 from agent.drivers.schedulers._kube_listing import LIVE
 from agent.drivers.schedulers._kube_options import KubeOptions
 from agent.drivers.schedulers._kube_records import Node, Pod
-from agent.drivers.schedulers.kubernetes import GONE, Change, KubernetesPartition, worst
+from agent.drivers.schedulers.kubernetes import KubernetesPartition
 from contract.clock import Clock
 
 MAX_EVICTIONS: Final = 64
@@ -85,7 +86,7 @@ class KubernetesNodes(KubernetesPartition):
         rising = {node.metadata.name: node for node in tables.nodes if _stage(node) == UP and self._is_back(node)}
 
         async def arrive(name: str) -> Outcome:
-            return await self._arrived(rising[name], closed=tables.queue is None and self._admitting is False)
+            return await self._arrived(rising[name])
 
         await self._each(list(rising)[:MAX_NODES], arrive)
 
@@ -97,7 +98,7 @@ class KubernetesNodes(KubernetesPartition):
         if isinstance(pods, Unreachable):
             return pods
         if job := next((pod for pod in pods if pod.of_job and pod.metadata.deletionTimestamp is None), None):
-            await self._change(self._places.node(name), Node, None, _give_back)
+            await self._change(self._places.node(name), Node, None, uncordon)
             return Refused(f"no longer idle: {job.key} has started there")
         staying = [pod for pod in pods if pod.evictable]
         asked = [pod for pod in staying if pod.metadata.deletionTimestamp is None][:MAX_EVICTIONS]
@@ -138,14 +139,14 @@ class KubernetesNodes(KubernetesPartition):
                 return outcome
             return await self._mark(name, node, UP, if_was=(DRAIN, OFF))
         if node.ready:  # nobody has shut it down
-            return await self._arrived(node, closed=not self._site.by_kueue and self._admitting is False)
+            return await self._arrived(node)
         return await self._mark(name, node, UP, if_was=(DRAIN, OFF))
 
-    async def _arrived(self, node: Node, *, closed: bool) -> Outcome:
+    async def _arrived(self, node: Node) -> Outcome:
         """It is there again: uncordoned, or, where cordons are what keeps jobs from starting, cordoned for that."""
-        if closed:
+        if not self._site.by_kueue and (self._admitting is False or not self._may_open(node)):
             return await self._mark(node.metadata.name, node, ADMISSION, if_was=(UP, DRAIN, OFF))
-        return await self._change(self._places.node(node.metadata.name), Node, node, _give_back)
+        return await self._change(self._places.node(node.metadata.name), Node, node, uncordon)
 
     async def _mark(self, name: str, known: Node | None, why: str, *, if_was: Iterable[str | None]) -> Outcome:
         """Cordon a node for a reason, where it stands in one of these stages now."""
@@ -172,9 +173,3 @@ def _stage(node: Node) -> str | None:
 
 def _may_drain(node: Node) -> bool:
     return _stage(node) == ADMISSION or not node.spec.unschedulable
-
-
-def _give_back(now: Node) -> Change:
-    if NODE not in now.metadata.annotations:
-        return Applied("not ours")
-    return {"metadata": {NODE: None}, "spec": {"unschedulable": None}}

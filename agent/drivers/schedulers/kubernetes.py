@@ -18,17 +18,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from agent.drivers.base import Applied, Failure, Outcome, PartitionFacts, Refused, Unreachable
+from agent.drivers.schedulers._kube_changes import (
+    GONE,
+    HOLD,
+    Change,
+    cordon,
+    hold,
+    resume,
+    suspend,
+    uncordon,
+    unhold,
+    unmark_job,
+    unmark_node,
+    unmark_queue,
+    worst,
+)
 from agent.drivers.schedulers._kube_facts import (
     ADMISSION,
     HELD,
     NODE,
     REQUEUE_AT,
-    SUSPENDED,
     Mark,
     Seen,
     Site,
@@ -49,7 +63,6 @@ from contract.messages import JobState
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 O = TypeVar("O", KubeJob, Node, Queue, Workload)  # noqa: E741  an object
-Change = dict[str, Any] | Outcome
 
 IN_FLIGHT: Final = 16
 BATCH_DEADLINES: Final = 3
@@ -60,16 +73,12 @@ MAX_SAID: Final = 50
 MAX_WARNED_PODS: Final = 64
 MAX_TIDIED: Final = 16
 """Left-over marks taken away after one reading."""
-_HOLD: Final = "Hold"
-_NONE: Final = "None"
 _LATE: Final = Unreachable(Failure.TIMEOUT, "the API server did not answer in time")
-GONE: Final = Applied("no longer there")
-_STOPPED: Final = Applied("has ended, or was suspended by somebody else, meanwhile")
-_UNMARKED: Final = Applied("not ours")
 
 
 class KubernetesPartition:
-    """Implements `Partition`, `Requeues` and `CountsFaults`."""
+    """Implements `Partition`, `Requeues`, `AdmitsPart` (told only where cordons are what closes it) and
+    `CountsFaults`."""
 
     def __init__(self, options: KubeOptions, link: Callable[[], KubeLink], *, deadline_s: float, clock: Clock) -> None:
         self._options = options
@@ -88,6 +97,9 @@ class KubernetesPartition:
         )
         self._admitting: bool | None = None
         """What we were told last."""
+        self._only: frozenset[str] | None = None
+        """The nodes on which jobs may start, where that is not all of them."""
+        self._one_admission = asyncio.Lock()
         self._tables: Tables | None = None
         self._jobs: dict[str, Seen] = {}
         self._faults: Counter[str] = Counter()
@@ -115,12 +127,21 @@ class KubernetesPartition:
 
     async def set_admission(self, admitting: bool) -> Outcome:
         """Hold the queue or cordon the nodes; or undo our own hold, and let go on what we suspended."""
-        self._admitting = admitting
+        return await self._command_admission(admitting, None)
+
+    async def admit_on(self, nodes: Collection[str]) -> Outcome:
+        """Without Kueue: the other nodes are cordoned. A queue opens for all of its nodes at once."""
+        if self._site.by_kueue:
+            return Refused("a queue opens for all of its nodes at once")
+        return await self._command_admission(True, frozenset(nodes))
+
+    async def _command_admission(self, admitting: bool, only: frozenset[str] | None) -> Outcome:
+        self._admitting, self._only = admitting, only
         by_s = asyncio.get_running_loop().time() + BATCH_DEADLINES * self._deadline_s
         tables = await self._bounded(self._listed(), self._by())
         if isinstance(tables, Unreachable):
             return tables
-        return await self._bounded(self._open_up(tables) if admitting else self._close_down(tables), by_s)
+        return await self._bounded(self._admit(tables, admitting), by_s)
 
     async def freeze(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
         """Refused, all of them: see the module."""
@@ -164,63 +185,65 @@ class KubernetesPartition:
             return Applied("waits already")
         if not may_suspend(seen, self._site):
             return Refused("it does not say that it may be suspended (wattshift.io/requeue)")
-        stamp = {SUSPENDED: str(self._now_s())}
-        if self._site.by_kueue:
-            if seen.workload is None:
-                return Refused("Kueue has no Workload for it")
-
-            def deactivate(now: Workload) -> Change:
-                return _STOPPED if not now.spec.active else {"metadata": stamp, "spec": {"active": False}}
-
-            return await self._change(self._places.workload(seen.workload), Workload, seen.workload, deactivate)
-
-        def suspend(now: KubeJob) -> Change:
-            return _STOPPED if now.spec.suspend or now.ended else {"metadata": stamp, "spec": {"suspend": True}}
-
-        return await self._change(self._places.job(seen.raw), KubeJob, seen.raw, suspend)
+        return await self._change_job(seen, partial(suspend, at_s=self._now_s()))
 
     async def _resume(self, key: str) -> Outcome:
-        """Let go on what we suspended. Somebody who has done so already has left our mark: it goes."""
-        seen = self._jobs[key]
-        if self._site.by_kueue and seen.workload is not None:
+        """Let go on what we suspended."""
+        seen = self._jobs.get(key)
+        if seen is None:
+            return GONE
+        if self._admitting is False:
+            return Refused("overtaken by another command")
+        return await self._change_job(seen, resume)
 
-            def activate(now: Workload) -> Change:
-                if SUSPENDED not in now.metadata.annotations:
-                    return _UNMARKED
-                return {"metadata": {SUSPENDED: None}, "spec": {"active": True}}
+    async def _unmark(self, key: str) -> Outcome:
+        seen = self._jobs.get(key)
+        return GONE if seen is None else await self._change_job(seen, unmark_job)
 
-            return await self._change(self._places.workload(seen.workload), Workload, seen.workload, activate)
-
-        def resume(now: KubeJob) -> Change:
-            if SUSPENDED not in now.metadata.annotations:
-                return _UNMARKED
-            return {"metadata": {SUSPENDED: None}, "spec": {"suspend": False}}
-
-        return await self._change(self._places.job(seen.raw), KubeJob, seen.raw, resume)
+    async def _change_job(self, seen: Seen, decide: Callable[[KubeJob | Workload], Change]) -> Outcome:
+        """The Job; with Kueue its Workload."""
+        if not self._site.by_kueue:
+            return await self._change(self._places.job(seen.raw), KubeJob, seen.raw, decide)
+        if seen.workload is None:
+            return Refused("Kueue has no Workload for it")
+        return await self._change(self._places.workload(seen.workload), Workload, seen.workload, decide)
 
     # -- admission ---------------------------------------------------------------------------------------------------
 
     async def _close_down(self, tables: Tables) -> Outcome:
         if tables.queue is not None:
-            return await self._change(self._places.queue, Queue, tables.queue, _hold)
-        mark = {NODE: f"{ADMISSION} {self._now_s()}"}
+            return await self._change(self._places.queue, Queue, tables.queue, hold)
+        nodes = [node for node in tables.nodes if not node.spec.unschedulable]
+        return await self._each_node(nodes, partial(cordon, at_s=self._now_s()))
 
-        def cordon(now: Node) -> Change:
-            if now.spec.unschedulable:
-                return Applied("cordoned already")
-            return {"metadata": mark, "spec": {"unschedulable": True}}
-
-        return await self._each_node([node for node in tables.nodes if not node.spec.unschedulable], cordon)
+    async def _admit(self, tables: Tables, admitting: bool) -> Outcome:
+        """One after the other: an opening that is overtaken by a closing ends early, and the closing goes last."""
+        async with self._one_admission:
+            if admitting is not self._admitting:
+                return Refused("overtaken by another command")
+            return await (self._open_up(tables) if admitting else self._close_down(tables))
 
     async def _open_up(self, tables: Tables) -> Outcome:
-        ours = [key for key, seen in self._jobs.items() if seen.ours]
-        resumed = worst((await self._each(ours, self._resume)).values())
+        barred = await self._bar(tables)
+        resumed = worst(
+            (await self._each([key for key, seen in self._jobs.items() if seen.ours], self._resume)).values()
+        )
+        if self._admitting is False:
+            return Refused("overtaken by another command")
         if tables.queue is not None:
-            opened = await self._change(self._places.queue, Queue, tables.queue, _unhold)
+            opened = await self._change(self._places.queue, Queue, tables.queue, unhold)
         else:
-            held = [node for node in tables.nodes if (mark := Mark.of(node)) is not None and mark.why == ADMISSION]
-            opened = await self._each_node(held, _uncordon)
-        return worst((resumed, opened))
+            ours = [node for node in tables.nodes if (mark := Mark.of(node)) is not None and mark.why == ADMISSION]
+            opened = await self._each_node([node for node in ours if self._may_open(node)], uncordon)
+        return worst((barred, resumed, opened))
+
+    async def _bar(self, tables: Tables) -> Outcome:
+        """Cordon the nodes on which nothing may start."""
+        nodes = [node for node in tables.nodes if not node.spec.unschedulable and not self._may_open(node)]
+        return await self._each_node(nodes, partial(cordon, at_s=self._now_s()))
+
+    def _may_open(self, node: Node) -> bool:
+        return self._only is None or node.metadata.name in self._only
 
     async def _each_node(self, nodes: Iterable[Node], decide: Callable[[Node], Change]) -> Outcome:
         by_name = {node.metadata.name: node for node in nodes}
@@ -234,30 +257,15 @@ class KubernetesPartition:
         """What an earlier command left to do; and marks of ours on what somebody else has undone go, lest a later hold
         of theirs be taken for ours."""
         ours = any(seen.ours for seen in self._jobs.values())
-        if self._admitting and (ours or (tables.queue is not None and HELD in tables.queue.metadata.annotations)):
-            await self._open_up(tables)
+        held = tables.queue is not None and HELD in tables.queue.metadata.annotations
+        if self._admitting and (ours or held) and not self._one_admission.locked():
+            await self._admit(tables, admitting=True)
         stale = [key for key, seen in self._jobs.items() if seen.stale][:MAX_TIDIED]
         await self._each(stale, self._unmark)
         undone = [node for node in tables.nodes if NODE in node.metadata.annotations and not node.spec.unschedulable]
-        await self._each_node(undone[:MAX_TIDIED], _unmark_node)
-        if tables.queue is not None and tables.queue.policy != _HOLD:
-            await self._change(self._places.queue, Queue, tables.queue, _unmark_queue)
-
-    async def _unmark(self, key: str) -> Outcome:
-        seen = self._jobs[key]
-        if self._site.by_kueue and seen.workload is not None:
-
-            def workload(now: Workload) -> Change:
-                is_stale = now.spec.active and SUSPENDED in now.metadata.annotations
-                return {"metadata": {SUSPENDED: None}} if is_stale else _UNMARKED
-
-            return await self._change(self._places.workload(seen.workload), Workload, seen.workload, workload)
-
-        def job(now: KubeJob) -> Change:
-            is_stale = not now.spec.suspend and SUSPENDED in now.metadata.annotations
-            return {"metadata": {SUSPENDED: None}} if is_stale else _UNMARKED
-
-        return await self._change(self._places.job(seen.raw), KubeJob, seen.raw, job)
+        await self._each_node(undone[:MAX_TIDIED], unmark_node)
+        if tables.queue is not None and tables.queue.policy != HOLD:
+            await self._change(self._places.queue, Queue, tables.queue, unmark_queue)
 
     # -- the API server ----------------------------------------------------------------------------------------------
 
@@ -377,47 +385,3 @@ def kubernetes_partition(options: Mapping[str, Any], *, deadline_s: float, clock
     )
     kind = KubernetesPartition if checked.node_off_w is None else KubernetesNodes
     return kind(checked, partial(KubeLink, access), deadline_s=deadline_s, clock=clock)
-
-
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """One outcome for many: unreachable before refused before applied."""
-    found: Outcome = Applied()
-    for outcome in outcomes:
-        if isinstance(outcome, Unreachable):
-            return outcome
-        if isinstance(outcome, Refused):
-            found = outcome
-    return found
-
-
-def _hold(now: Queue) -> Change:
-    """What somebody else holds or drains is closed as well as ours would be, and stays theirs."""
-    if now.policy != _NONE:
-        return Applied("held already" if HELD in now.metadata.annotations else "held by somebody else")
-    return {"metadata": {HELD: now.spec.stopPolicy or _NONE}, "spec": {"stopPolicy": _HOLD}}
-
-
-def _unhold(now: Queue) -> Change:
-    """What somebody else has set meanwhile stays; only our mark goes."""
-    before = now.metadata.annotations.get(HELD)
-    if before is None:
-        return Applied("not held by us")
-    mine = {"metadata": {HELD: None}}
-    return {**mine, "spec": {"stopPolicy": before}} if now.policy == _HOLD else mine
-
-
-def _uncordon(now: Node) -> Change:
-    """A mark on a node that somebody has uncordoned is left over, and goes."""
-    if NODE not in now.metadata.annotations:
-        return Applied("not cordoned by us")
-    return {"metadata": {NODE: None}, "spec": {"unschedulable": None}}
-
-
-def _unmark_node(now: Node) -> Change:
-    is_stale = not now.spec.unschedulable and NODE in now.metadata.annotations
-    return {"metadata": {NODE: None}} if is_stale else _UNMARKED
-
-
-def _unmark_queue(now: Queue) -> Change:
-    is_stale = now.policy != _HOLD and HELD in now.metadata.annotations
-    return {"metadata": {HELD: None}} if is_stale else _UNMARKED

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from agent.drivers.base import Applied, NodePower, Refused, Requeues
+from agent.drivers.base import AdmitsPart, Applied, NodePower, Refused, Requeues
 from agent.drivers.schedulers.kubernetes import kubernetes_partition
 from contract.messages import JobState
 from tests.agent.drivers.schedulers.kube_world import CLOCK, KUEUE, MAY, PLAIN, facts_of, job_of, kube, state_of, until
@@ -168,6 +168,37 @@ async def test_without_kueue_admission_is_a_cordon_and_an_operators_cordon_stays
         cordoned = {name for (_, name), node in world.cluster.objects["nodes"].items() if node["spec"]}
         assert cordoned == {"n1"}
         assert await state_of(after, "hpc/later") is JobState.RUNNING
+
+
+async def test_without_kueue_jobs_may_start_on_some_nodes_alone() -> None:
+    async with kube() as world:
+        world.cluster.get("nodes", "n4")["spec"]["unschedulable"] = True
+        driver = world.driver(**PLAIN)
+        assert isinstance(driver, AdmitsPart)
+        assert (await facts_of(driver)).steps
+        await driver.set_admission(False)
+        for name in ("a", "b"):
+            world.cluster.add_job(f"hpc/{name}")
+        assert isinstance(await driver.admit_on(["n2", "n4"]), Applied)
+        found = await facts_of(driver)
+        assert found.admitting
+        assert found.barred == {"n1", "n3"}
+        assert found.placed == {"hpc/a": ("n2",)}, "n4 is an operator's own"
+        assert isinstance(await driver.admit_on(["n1"]), Applied)
+        found = await facts_of(driver)
+        assert found.barred == {"n2", "n3"}
+        assert found.placed == {"hpc/a": ("n2",), "hpc/b": ("n1",)}, "what runs goes on"
+        assert isinstance(await driver.set_admission(True), Applied)
+        assert (await facts_of(driver)).barred == frozenset()
+        assert world.cluster.get("nodes", "n4")["spec"]["unschedulable"] is True
+
+
+async def test_a_queue_opens_for_all_of_its_nodes_at_once() -> None:
+    async with kube() as world:
+        driver = world.driver()
+        assert not (await facts_of(driver)).steps
+        assert isinstance(await driver.admit_on(["n1"]), Refused)
+        assert world.commands() == []
 
 
 SUSPENSIONS: list[tuple[dict[str, Any], str, str | None]] = [(KUEUE, FIRST, "batch"), (PLAIN, "hpc/first", None)]
