@@ -70,8 +70,8 @@ class NotThere(Unreachable):
 
 
 def need_client() -> None:
-    """Raise `MissingExtraError` where `kubernetes-asyncio` is not installed. Its import takes half a second of processor
-    time: here, when the driver is made, and not in the running loop."""
+    """Raise `MissingExtraError` where `kubernetes-asyncio` is not installed. Its import takes half a second: here, when
+    the driver is made, and not in the running loop."""
     try:
         from kubernetes_asyncio import client, config  # noqa: F401
     except ImportError:
