@@ -104,6 +104,17 @@ def allocate(
     return Allocation(targets, unsteered_w + spent_w)
 
 
+def least_kept_w(units: Sequence[Unit], *, dark_w: int | None = None, spread: bool = False) -> int | None:
+    """The least setpoint at which one at least of the units that run is left running, as all stand; None where none
+    runs. It counts what cannot be read or steered, so it may be far above what that one unit draws."""
+    unsteered_w, runnable = _unsteered(units, dark_w, may_raise=False)
+    if not runnable:
+        return None
+    extra_w = [(units[index].least_w or units[index].rated_w) - units[index].idle_w for index in runnable]
+    alike = spread and all(units[index].least_w for index in runnable)
+    return unsteered_w + (max(extra_w) if alike else min(extra_w))
+
+
 def _unsteered(units: Sequence[Unit], dark_w: int | None, *, may_raise: bool) -> tuple[int, list[int]]:
     """What the bank draws with every steerable unit stopped, and which units may run."""
     fixed_w = dark_rated_w = 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from agent.allocate import UNSET, Standing, allocate
+from agent.allocate import UNSET, Standing, allocate, least_kept_w
 from agent.device import Answer, Device
 from agent.drivers.base import DeviceState
 from agent.fleet import Fleet
@@ -88,6 +88,11 @@ class Bank(Protocol):
     @property
     def turn(self) -> Turn: ...
 
+    def keeps_w(self, unread_w: int | None) -> int | None:
+        """The least setpoint that leaves something of it running, as it stands at this moment; None where nothing runs,
+        or where that is not its agent's to say. `unread_w` as for `hold`."""
+        ...
+
     def survey(self, now_ms: int) -> Survey: ...
 
 
@@ -147,6 +152,10 @@ class HashBank:
     @property
     def turn(self) -> Turn:
         return self._turn
+
+    def keeps_w(self, unread_w: int | None) -> int | None:
+        least_w = least_kept_w(self.devices, dark_w=self._steadied(unread_w), spread=self._spread)
+        return None if least_w is None else least_w + self._trim.power_w
 
     def correct(self, metered_w: int, read_ms: int, tolerance_w: int) -> None:
         """Close the loop over the bank's own meter: where it stays above the setpoint, less is allotted."""

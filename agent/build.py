@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from pydantic import ValidationError
 
 from agent.bank import HashBank
-from agent.config import AgentConfig, HashBankSettings, HpcBankSettings, MeterSettings
+from agent.config import AgentConfig, HashBankSettings, HostsSettings, HpcBankSettings, MeterSettings
 from agent.config_rules import ConfigError
 from agent.contain import Containment
 from agent.device import Device
 from agent.drivers.base import Meter, Miner, MissingExtraError, Partition, Sensor
+from agent.drivers.hosts.group import HostGroup, UsesHosts
+from agent.drivers.hosts.host import Host
 from agent.fleet import BankRules, Fleet, FleetBounds
 from agent.gauges import Gauge, Gauges
 from agent.job_ladder import Nodes
 from agent.partition import HpcBank
+from agent.partition_hosts import PartitionHosts
 from contract.clock import Clock
 
 D = TypeVar("D")
@@ -50,6 +53,10 @@ class PartitionMaker(Protocol):
     def __call__(self, options: Mapping[str, Any], *, deadline_s: float, clock: Clock) -> Partition: ...
 
 
+class HostMaker(Protocol):
+    def __call__(self, url: str, options: Mapping[str, Any], *, deadline_s: float, clock: Clock) -> Host: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverRegistry:
     """The drivers that a configuration may name, by kind."""
@@ -58,17 +65,19 @@ class DriverRegistry:
     meters: Mapping[str, MeterMaker]
     sensors: Mapping[str, SensorMaker]
     schedulers: Mapping[str, PartitionMaker]
+    hosts: Mapping[str, HostMaker] = field(default_factory=dict)
 
     @classmethod
     def installed(cls) -> Self:
         """All drivers that Wattshift has."""
-        from agent.drivers import meters, miners, schedulers, sensors
+        from agent.drivers import hosts, meters, miners, schedulers, sensors
 
         return cls(
             miners=miners.REGISTRY,
             meters=meters.REGISTRY,
             sensors=sensors.REGISTRY,
             schedulers=schedulers.REGISTRY,
+            hosts=hosts.REGISTRY,
         )
 
 
@@ -82,6 +91,8 @@ class Machinery:
     fleet: Fleet
     gauges: Gauges
     contain: Containment
+    hosts: dict[str, HostGroup] = field(default_factory=dict)
+    """The nodes' own power, by bank, where the configuration says how to reach it."""
 
     async def close(self) -> None:
         """Stop all work, then have the drivers give back sessions and connections, within a bound of time."""
@@ -95,6 +106,8 @@ class Machinery:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_WITHIN_S):
                 await asyncio.gather(*(let_go(device) for device in self.devices))
+        for hosts in self.hosts.values():
+            await self.contain.run(hosts.close(), CLOSE_WITHIN_S, hosts)
         await self.gauges.close()
 
     @property
@@ -119,6 +132,7 @@ def build(
     contain = Containment()
     banks: list[HashBank | HpcBank] = []
     devices: list[Device] = []
+    hosts: dict[str, HostGroup] = {}
 
     def changed(place: int) -> None:
         bank = banks[place]
@@ -140,13 +154,15 @@ def build(
     )
     for place, (name, settings) in enumerate(config.banks.items()):
         if isinstance(settings, HpcBankSettings):
-            banks.append(_hpc_bank(config, name, settings, registry, clock, contain, on_partition))
+            if settings.hosts is not None:
+                hosts[name] = _hosts(name, settings.hosts, registry, clock)
+            banks.append(_hpc_bank(config, name, settings, registry, clock, contain, on_partition, hosts.get(name)))
         else:
             own = _devices(place, name, settings, registry, clock)
             devices += own
             banks.append(_hash_bank(config, name, settings, own, fleet, clock))
     gauges = Gauges(_gauges(config, registry, clock), clock, contain, on_reading)
-    return Machinery(banks=banks, devices=devices, fleet=fleet, gauges=gauges, contain=contain)
+    return Machinery(banks=banks, devices=devices, fleet=fleet, gauges=gauges, contain=contain, hosts=hosts)
 
 
 def _rules(bank: HashBankSettings | HpcBankSettings) -> BankRules:
@@ -211,6 +227,7 @@ def _hpc_bank(
     clock: Clock,
     contain: Containment,
     on_partition: Callable[[], None],
+    hosts: HostGroup | None,
 ) -> HpcBank:
     key = f"banks.{name}.scheduler"
     make = _named(registry.schedulers, settings.scheduler.driver, f"{key}.driver")
@@ -218,10 +235,17 @@ def _hpc_bank(
         lambda: make(settings.scheduler.options, deadline_s=settings.deadline_s, clock=clock),
         key,
     )
+    if hosts is not None and isinstance(partition, UsesHosts):
+        partition.use_hosts(hosts)
     return HpcBank(
         name,
         partition,
-        Nodes(settings.nodes, settings.node_rated_w, settings.node_idle_w),
+        Nodes(
+            settings.nodes,
+            settings.node_rated_w,
+            settings.node_idle_w,
+            capped_w=None if settings.hosts is None else settings.hosts.capped_w,
+        ),
         deadline_s=settings.deadline_s,
         stale_ms=config.timing.device_stale_ms,
         settle_ms=config.timing.settle_ms,
@@ -229,7 +253,29 @@ def _hpc_bank(
         clock=clock,
         contain=contain,
         on_change=on_partition,
+        hosts=None if hosts is None else _partition_hosts(settings, hosts, clock),
     )
+
+
+def _partition_hosts(settings: HpcBankSettings, group: HostGroup, clock: Clock) -> PartitionHosts | None:
+    hosts = settings.hosts
+    if hosts is None:
+        return None
+    return PartitionHosts(
+        group, deadline_s=hosts.deadline_s, every_ms=hosts.every_ms, clock=clock, other_w=hosts.other_w
+    )
+
+
+def _hosts(name: str, settings: HostsSettings, registry: DriverRegistry, clock: Clock) -> HostGroup:
+    """The power of a partition's nodes."""
+    key = f"banks.{name}.hosts"
+    make = _named(registry.hosts, settings.driver, f"{key}.driver")
+
+    def host(node: str) -> Host:
+        url = settings.url_of(node)
+        return _made(lambda: make(url, settings.options, deadline_s=settings.deadline_s, clock=clock), key)
+
+    return HostGroup({node: host(node) for node in settings.nodes}, deadline_s=settings.deadline_s)
 
 
 def _gauges(config: AgentConfig, registry: DriverRegistry, clock: Clock) -> list[Gauge]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from agent.addresses import HOST_PATTERN, Address, parse_addresses
 from agent.config_rules import check_whole
+from agent.node_names import node_names
 from contract.mqtt_settings import MqttSettings
 from contract.units import DurationMs, HashrateGhs, Name, PowerW, TempMc
 
@@ -256,11 +257,57 @@ class SchedulerSettings(BaseModel):
         return self.model_extra or {}
 
 
+class HostsSettings(BaseModel):
+    """`[banks.NAME.hosts]`: the power of the partition's nodes, by each one's own management controller or helper. The
+    driver's name, and where they are; every other key is the driver's own option."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    driver: Annotated[str, Field(min_length=1, max_length=64)]
+    nodes: Annotated[tuple[str, ...], Field(min_length=1)]
+    """As the scheduler calls them; `gpu[001-400]` is a range."""
+    url: Annotated[str, Field(max_length=500)]
+    """Where a node's controller or helper serves; `{node}` stands for the node's name."""
+    urls: dict[str, Annotated[str, Field(max_length=500)]] = {}
+    """Of nodes where that is another."""
+    deadline_s: DeadlineS = 5.0
+    capped_w: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """The least that a node is capped at, all of it. Without this hosts are read, and no node is capped."""
+    other_w: PowerW = 0
+    """What a node draws besides what its host limits, where that is its accelerators alone."""
+    every_ms: DurationMs = 10_000
+    """How often they are read."""
+
+    @field_validator("nodes")
+    @classmethod
+    def _parse(cls, nodes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(node_names(nodes))
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        unknown = sorted(self.urls.keys() - set(self.nodes))
+        if unknown:
+            raise ValueError(f"urls names {unknown[0]!r}, which is not in nodes; fix: add it to nodes, or take it out")
+        plain = [node for node in self.nodes if node not in self.urls]
+        if len(plain) > 1 and "{node}" not in self.url:
+            raise ValueError('url is the same for all nodes; fix: write {node} in it, as "https://{node}-bmc.example"')
+        return self
+
+    def url_of(self, node: str) -> str:
+        """Where a node's controller or helper serves."""
+        return self.urls.get(node) or self.url.replace("{node}", node)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return self.model_extra or {}
+
+
 class HpcBankSettings(BankSettings):
     """`[banks.NAME]` with `workload = "hpc"`: one partition of a scheduler."""
 
     workload: Literal["hpc"]
     scheduler: SchedulerSettings
+    hosts: HostsSettings | None = None
     nodes: Annotated[int, Field(ge=1, le=1_000_000)]
     node_rated_w: Annotated[int, Field(ge=1, le=1_000_000)]
     node_idle_w: PowerW = 0

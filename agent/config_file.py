@@ -15,7 +15,9 @@ from agent.config import AgentConfig
 from agent.config_rules import ConfigError
 
 CONFIG_MAX_BYTES: Final = 16 * 2**20
-_PATH_KEYS: Final = frozenset({"state_file", "control_dir", "password_file", "ca", "cert", "key", "token_file"})
+_PATH_KEYS: Final = frozenset(
+    {"state_file", "control_dir", "password_file", "ca", "cert", "key", "token_file", "kubeconfig"}
+)
 _TAGS: Final = frozenset({"hash", "hpc"})
 
 

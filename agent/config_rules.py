@@ -35,7 +35,14 @@ def broken(key: str, problem: str, fix: str) -> PydanticCustomError:
 
 def check_whole(config: AgentConfig) -> None:
     """Raise for the first thing that does not fit."""
-    rules: Iterable[Callable[[AgentConfig], None]] = (_names_exist, _one_tree, _meters_once, _devices_once, _powers_fit)
+    rules: Iterable[Callable[[AgentConfig], None]] = (
+        _names_exist,
+        _one_tree,
+        _meters_once,
+        _devices_once,
+        _hosts_fit,
+        _powers_fit,
+    )
     for rule in rules:
         rule(config)
 
@@ -119,6 +126,23 @@ def _devices_once(config: AgentConfig) -> None:
                 seen[address] = key
                 if len(seen) > DEVICES_MAX:
                     raise broken(key, f"more than {DEVICES_MAX} devices", "split the site over several agents")
+
+
+def _hosts_fit(config: AgentConfig) -> None:
+    seen: dict[str, str] = {}
+    for name, bank in config.banks.items():
+        if bank.workload != "hpc" or bank.hosts is None:
+            continue
+        key = f"banks.{name}.hosts"
+        if len(bank.hosts.nodes) > bank.nodes:
+            count = len(bank.hosts.nodes)
+            raise broken(
+                f"{key}.nodes", f"are {count}, but the bank has {bank.nodes}", f"set the bank's nodes = {count}"
+            )
+        for url in map(bank.hosts.url_of, bank.hosts.nodes):
+            if url in seen:
+                raise broken(f"{key}.urls", f"{url} already stands at {seen[url]}", "give each node its own")
+            seen[url] = key
 
 
 def _powers_fit(config: AgentConfig) -> None:

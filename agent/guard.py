@@ -39,13 +39,15 @@ STOPPED_BY_OPS: Final = frozenset({DecisionReason.EMERGENCY_STOP, DecisionReason
 """Nothing of a bank may run on under these, firm work included: somebody may stand in front of it."""
 ECONOMIC: Final = frozenset(
     {
+        DecisionReason.PRICE_BELOW_BREAK_EVEN,
         DecisionReason.PRICE_ABOVE_BREAK_EVEN,
+        DecisionReason.PLAN_AHEAD,
         DecisionReason.PRICE_STALE,
         DecisionReason.HOLD_DWELL,
         DecisionReason.HOLD_HYSTERESIS,
     }
 )
-"""Why a bank may be wanted down and yet stay up for its minimum time: it wears, and nothing but money is at stake."""
+"""Why a bank may be wanted lower and yet stay up for its minimum time: it wears, and nothing but money is at stake."""
 OCCUPIED_TOLERANCE_MILLI: Final = 1_150
 """A bank has fallen to its setpoint when it is seen within this; devices' own figures are off by as much."""
 
@@ -88,7 +90,7 @@ def step(
     mode = mode_of(plan, state, now_ms)
     state = watch_banks(plan, state, facts, now_ms)
     state = watch_feeders(plan, state, facts, now_ms)
-    kept_up = _kept_up(plan, state, mode, now_ms)
+    kept_up = _kept_up(plan, state, facts, mode, now_ms)
     wanted_w = _wanted(plan, state, mode, kept_up)
     allowed_w = [0 if bank.trips else want for bank, want in zip(state.banks, wanted_w, strict=True)]
     ladder = _rungs(plan, state.order)
@@ -96,7 +98,8 @@ def step(
     floors_w, standing_w = [bank.floor_w for bank in plan.banks], [bank.standing_w for bank in state.banks]
     fitted_w, cut_for = fit(plan.tree, allowed_w, floors_w, limits_w, ladder, standing_w)
     shed_first = tuple(dict.fromkeys(rung.bank for rung in ladder))
-    climb = _Climb(plan, state, facts, limits_w, now_ms, may_raise=_may_raise(plan, state, facts, mode, now_ms))
+    may_raise = _may_raise(plan, state, facts, mode, now_ms)
+    climb = _Climb(plan, state, facts, limits_w, now_ms, may_raise=may_raise, kept_up=kept_up)
     for bank in reversed(shed_first):
         climb.settle(bank, fitted_w[bank], chances[bank])
     reasons = _reasons(plan, state, climb, cut_for, mode, kept_up)
@@ -144,7 +147,7 @@ def set_local(plan: GuardPlan, state: GuardState, facts: Facts, now_ms: int, *, 
     return replace(found, local=False, hold_until_ms=now_ms + plan.handover_ms)
 
 
-def _wanted(plan: GuardPlan, state: GuardState, mode: Mode, kept_up: Sequence[bool]) -> list[int]:
+def _wanted(plan: GuardPlan, state: GuardState, mode: Mode, kept_up: Sequence[int | None]) -> list[int]:
     """What each bank is to draw before any local limit. On silence nothing rises: the fail-safe only lowers."""
     held = [bank.level_w for bank in state.banks]
     if mode is Mode.LOCAL:
@@ -155,28 +158,37 @@ def _wanted(plan: GuardPlan, state: GuardState, mode: Mode, kept_up: Sequence[bo
         return held
     asked = {setpoint.bank: setpoint for setpoint in state.order.setpoints}
     wanted = []
-    for limits, bank, keep in zip(plan.banks, state.banks, kept_up, strict=True):
+    for limits, kept_w in zip(plan.banks, kept_up, strict=True):
         setpoint = asked.get(limits.id)
         fits = setpoint is not None and setpoint.workload in {limits.workload, Workload.IDLE}
         target_w = min(setpoint.target_w, limits.rated_w) if setpoint is not None and fits else 0
-        wanted.append(min(bank.level_w, limits.least_run_w) if keep else target_w)
+        wanted.append(target_w if kept_w is None else kept_w)
     return wanted
 
 
-def _kept_up(plan: GuardPlan, state: GuardState, mode: Mode, now_ms: int) -> list[bool]:
-    """Which banks the order would stop, and their minimum up time keeps up. It stands above plain economics alone: an
-    urgent order, a cap, an obligation and any other reason end it at once."""
+def _kept_up(plan: GuardPlan, state: GuardState, facts: Facts, mode: Mode, now_ms: int) -> list[int | None]:
+    """What each bank is kept at that the order would stop, and whose minimum up time is not over; None for any other.
+
+    It stands above plain economics alone: an urgent order, a cap, an obligation and any other reason end it at once.
+    An order stops a bank also by leaving too little for the one device that runs beside those that may: silent devices
+    count at all they may draw. So the bank is kept at what its last device needs as they stand, above its present level
+    if need be, and nothing more is started in it meanwhile.
+    """
     order = state.order
     if mode is not Mode.AUTO or order is None or state.lease_until_ms is None:
-        return [False] * len(plan.banks)
+        return [None] * len(plan.banks)
     strict = order.urgent or order.obligation is not None or order.cap_w is not None
-    stops = {} if strict else {each.bank: each.target_w for each in order.setpoints if each.reason in ECONOMIC}
+    asked_w = {} if strict else {each.bank: each.target_w for each in order.setpoints if each.reason in ECONOMIC}
 
-    def kept(limits: BankLimits, bank: BankState) -> bool:
+    def kept_w(limits: BankLimits, bank: BankState, keeps_w: int) -> int | None:
+        target_w = asked_w.get(limits.id)
         young = bank.on and now_ms - bank.since_ms < limits.min_up_ms
-        return young and stops.get(limits.id, limits.least_run_w) < limits.least_run_w
+        if not young or target_w is None or target_w >= max(limits.least_run_w, keeps_w):
+            return None
+        return max(min(bank.level_w, limits.least_run_w), keeps_w)
 
-    return [kept(limits, bank) for limits, bank in zip(plan.banks, state.banks, strict=True)]
+    banks = zip(plan.banks, state.banks, facts.banks, strict=True)
+    return [kept_w(limits, bank, seen.keeps_w or 0) for limits, bank, seen in banks]
 
 
 def _limits(plan: GuardPlan, state: GuardState) -> list[int]:
@@ -229,8 +241,10 @@ class _Climb:
         now_ms: int,
         *,
         may_raise: list[bool],
+        kept_up: Sequence[int | None],
     ) -> None:
         self._plan, self._facts, self._limits_w, self._now_ms = plan, facts, limits_w, now_ms
+        self._kept_up = kept_up
         self.states = list(state.banks)
         self.may_raise = may_raise
         self.held_back: list[ReceiptReason | None] = [None] * len(self.states)
@@ -248,10 +262,15 @@ class _Climb:
         if self._rests(bank):
             self.may_raise[bank] = False
             self.held_back[bank] = ReceiptReason.DWELL
+        kept_w = self._kept_up[bank]
+        if kept_w is not None and kept_w > limits.least_run_w:
+            self.may_raise[bank] = False  # there is room only for what stands
         level_w, ramp_ms, start_ms = state.level_w, None, None
         if target_w < level_w:
             self.lowered_w[bank] = level_w - target_w
             level_w = target_w
+        elif target_w > level_w and kept_w is not None:
+            level_w = self._within_room(bank, target_w)
         elif target_w > level_w:
             level_w, ramp_ms, start_ms = self._rise(bank, target_w, chance)
         ran = state.level_w >= limits.least_run_w
@@ -291,11 +310,15 @@ class _Climb:
                 self.held_back[bank] = ReceiptReason.RAMPING
                 return state.level_w, None, start_ms
         granted_w, ramp_ms = _ramped(state, limits.floor_w, limits.ramp_up_w_per_s, target_w, now_ms)
-        room = self._occupied[bank] + max(room_w(self._plan.tree, bank, self._loads_w, self._limits_w), 0)
-        level_w = max(min(granted_w, room), state.level_w)
+        level_w = self._within_room(bank, granted_w)
         if level_w < target_w:
-            self.held_back[bank] = ReceiptReason.RAMPING if granted_w <= room else ReceiptReason.FEEDER_LIMIT
+            self.held_back[bank] = ReceiptReason.RAMPING if level_w >= granted_w else ReceiptReason.FEEDER_LIMIT
         return level_w, ramp_ms, start_ms
+
+    def _within_room(self, bank: int, target_w: int) -> int:
+        """How far towards `target_w` a bank's feeders leave room."""
+        room = self._occupied[bank] + max(room_w(self._plan.tree, bank, self._loads_w, self._limits_w), 0)
+        return max(min(target_w, room), self.states[bank].level_w)
 
     def _take(self, bank: int, occupied_w: int) -> None:
         tree = self._plan.tree
@@ -360,7 +383,7 @@ def _reasons(
     climb: _Climb,
     cut_for: Sequence[int | None],
     mode: Mode,
-    kept_up: Sequence[bool],
+    kept_up: Sequence[int | None],
 ) -> list[ReceiptReason | None]:
     """What keeps each bank from what is asked: the first rule that did."""
 
@@ -371,7 +394,7 @@ def _reasons(
             return ReceiptReason.LOCAL_MODE
         if cut_for[bank] is not None:
             return ReceiptReason.CLAMPED if _by_cap(plan, state, cut_for[bank]) else ReceiptReason.FEEDER_LIMIT
-        return ReceiptReason.DWELL if kept_up[bank] else climb.held_back[bank]
+        return climb.held_back[bank] if kept_up[bank] is None else ReceiptReason.DWELL
 
     return [reason(bank) for bank in range(len(plan.banks))]
 

@@ -89,6 +89,9 @@ class BankFacts:
     """Whether any device of it is to run; None where that is not known, or not its agent's to say."""
     turned_ms: int | None = None
     """When `runs` last changed; None where it has not since the agent's start."""
+    keeps_w: int | None = None
+    """The least setpoint that does not stop all of it, as its devices stand: what a silent one may draw counts. Told
+    while its minimum up time lasts; None where nothing runs, or nobody asks."""
     inlet_mc: int | None = None
     chip_mc: int | None = None
     quiet: bool = False

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from agent.drivers.base import PartitionFacts
+from agent.job_account import Account, Nodes, draw_w
 from contract.messages import Job, JobState, Order
+
+CAP_STEP: Final = 0.05
+"""A cap is raised by at least so much of what lies between the least and the rated power, or to its end."""
+__all__ = ["Aim", "Doings", "Ladder", "Moves", "Nodes", "below_idle", "draw_w", "plan_moves"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +53,12 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """What to do now, in the order in which it is done."""
+    """What to do now. Down, all at once; up, one after another in this order."""
 
+    cap: Mapping[str, int] = field(default_factory=dict)
+    """Nodes to cap, or to cap lower, and at how many watts."""
+    uncap: tuple[str, ...] = ()
+    """Nodes that have a cap of ours which must go: firm work runs there, or all fits."""
     freeze: tuple[str, ...] = ()
     warn: tuple[str, ...] = ()
     """Jobs to be requeued when their notice is over: it begins now."""
@@ -57,19 +67,11 @@ class Moves:
     """Nodes."""
     thaw: tuple[str, ...] = ()
     power_up: tuple[str, ...] = ()
+    raised: Mapping[str, int] = field(default_factory=dict)
+    """Nodes to cap higher."""
     admit: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Nodes:
-    """A partition on paper."""
-
-    count: int
-    rated_w: int
-    """Of one node."""
-    idle_w: int
-    off_w: int = 0
-    """Of one that is powered down, where that can be done."""
+    admit_on: frozenset[str] | None = None
+    """The nodes on which jobs may start, where not all of them fit; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +86,14 @@ class Doings:
     deep: bool = False
     """Whether jobs may be requeued and nodes powered down because frozen jobs on idle nodes draw too much still: where
     that has lasted, for both take minutes to undo."""
-
-
-def draw_w(facts: PartitionFacts, nodes: Nodes) -> int:
-    """What the partition draws by its scheduler's account."""
-    up_w = nodes.idle_w * (facts.nodes_up + facts.booting) + nodes.off_w * len(facts.off_nodes)
-    return up_w + sum(job.power_w for job in facts.jobs if job.state is JobState.RUNNING)
+    busy: frozenset[str] = frozenset()
+    """Jobs that have a command under way, or have just failed to take one: left alone until the next look."""
+    caps: Mapping[str, int] = field(default_factory=dict)
+    """Watts of each node under a cap of ours."""
+    cappable: frozenset[str] = frozenset()
+    """Nodes whose power can be capped now."""
+    steps: bool = False
+    """Whether jobs can be let start on some nodes alone."""
 
 
 def plan_moves(
@@ -97,13 +101,18 @@ def plan_moves(
 ) -> Moves:
     """What brings the partition to its aim. Pure. `excess_w` is what a meter shows above the scheduler's account.
 
-    Down: no new starts; freeze; requeue what must not stand still, after its notice; and where all that is not enough
-    for long, requeue what is frozen and power idle nodes down. Up in reverse.
+    Down: no new starts; cap nodes; freeze; requeue what must not stand still, after its notice; and where all that is
+    not enough for long, requeue what is frozen and power idle nodes down. Up in reverse.
     """
-    room_w = aim.setpoint_w - draw_w(facts, nodes) - max(excess_w, 0)
+    account = Account(facts, nodes, doings.caps)
+    firm_nodes = _firm_nodes(facts, aim)
+    freed = tuple(sorted(firm_nodes & account.caps.keys()))  # a firm job has started on a capped node
+    account.uncap(freed)
+    room_w = aim.setpoint_w - account.draw_w - max(excess_w, 0)
+    planner = _Planner(facts, aim, nodes, ladder, doings, account, freed)
     if room_w < 0:
-        return _down(facts, aim, nodes, ladder, doings, room_w)
-    return _up(facts, aim, nodes, doings, room_w) if aim.may_raise else Moves()
+        return planner.down(room_w, firm_nodes)
+    return planner.up(room_w, firm_nodes) if aim.may_raise else Moves(uncap=freed)
 
 
 def below_idle(facts: PartitionFacts, aim: Aim, nodes: Nodes) -> bool:
@@ -113,59 +122,170 @@ def below_idle(facts: PartitionFacts, aim: Aim, nodes: Nodes) -> bool:
     return up_w + untouched_w > aim.setpoint_w
 
 
-def _down(facts: PartitionFacts, aim: Aim, nodes: Nodes, ladder: Ladder, doings: Doings, room_w: int) -> Moves:
-    """`now_w` is the room once what we do now shows; `soon_w` when those that were warned are gone as well. What a
-    meter shows beyond the account may be a job that is slow to stop: firm work is never touched for that."""
-    now_w = soon_w = room_w
-    spared_w = max(aim.setpoint_w, aim.firm_w or 0) - draw_w(facts, nodes) - room_w
-    freeze: list[str] = []
-    warn: list[str] = []
-    requeue: list[str] = []
-    for job in _shed_order(facts, aim, ladder):
-        if now_w >= 0 or (job.firm and now_w + spared_w >= 0):
-            break
-        if job.id not in facts.unfreezable:
-            freeze.append(job.id)
-            now_w += job.power_w
-            soon_w += job.power_w
-        elif soon_w < 0 and job.id in facts.requeueable:
-            soon_w += job.power_w
-            if _is_ripe(job, doings):
-                requeue.append(job.id)
-                now_w += job.power_w
-            elif job.id not in doings.warned:
-                warn.append(job.id)
-    power_down: tuple[str, ...] = ()
-    if now_w < 0 and doings.deep and not facts.admitting and nodes.off_w < nodes.idle_w:
-        short = -(now_w // (nodes.idle_w - nodes.off_w))  # nodes, rounded up
-        power_down = facts.idle_nodes[:short]
-        requeue += _deeper(facts, aim, ladder, short - len(power_down))
-    return Moves(tuple(freeze), tuple(warn), tuple(requeue), power_down)
+@dataclass(slots=True)
+class _Planner:
+    """One plan on its way; `account` moves along with it."""
 
+    facts: PartitionFacts
+    aim: Aim
+    nodes: Nodes
+    ladder: Ladder
+    doings: Doings
+    account: Account
+    uncap: tuple[str, ...]
 
-def _deeper(facts: PartitionFacts, aim: Aim, ladder: Ladder, nodes: int) -> Iterator[str]:
-    """Frozen jobs to requeue so that so many nodes fall idle. One with a notice stays: it would have to run for it."""
-    for job in _shed_order(facts, aim, ladder, JobState.FROZEN):
-        if nodes <= 0:
-            return
-        if job.id in facts.requeueable and not job.notice_ms:
-            nodes -= job.nodes
-            yield job.id
+    def down(self, room_w: int, firm_nodes: frozenset[str]) -> Moves:
+        """`now_w` is the room once what we do now shows; `soon_w` when those that were warned are gone as well. What a
+        meter shows beyond the account may be a job that is slow to stop: firm work is never touched for that."""
+        aim, facts = self.aim, self.facts
+        spared_w = max(aim.setpoint_w, aim.firm_w or 0) - self.account.draw_w - room_w
+        caps = self._lower_caps(room_w, firm_nodes)
+        now_w = soon_w = room_w + self.account.cap(caps)
+        freeze: list[str] = []
+        warn: list[str] = []
+        requeue: list[str] = []
+        for job in _shed_order(facts, aim, self.ladder, self.doings.busy):
+            if now_w >= 0 or (job.firm and now_w + spared_w >= 0):
+                break
+            if job.id not in facts.unfreezable:
+                saved_w = self.account.stop(job)
+                freeze.append(job.id)
+                now_w += saved_w
+                soon_w += saved_w
+            elif soon_w < 0 and job.id in facts.requeueable:
+                saved_w = self.account.stop(job)
+                soon_w += saved_w
+                if _is_ripe(job, self.doings):
+                    requeue.append(job.id)
+                    now_w += saved_w
+                elif job.id not in self.doings.warned:
+                    warn.append(job.id)
+        power_down: tuple[str, ...] = ()
+        if now_w < 0 and self.doings.deep and not facts.admitting and self.nodes.off_w < self.nodes.idle_w:
+            short = -(now_w // (self.nodes.idle_w - self.nodes.off_w))  # nodes, rounded up
+            power_down = facts.idle_nodes[:short]
+            requeue += self._deeper(short - len(power_down))
+        return Moves(caps, self.uncap, tuple(freeze), tuple(warn), tuple(requeue), power_down)
 
+    def up(self, room_w: int, firm_nodes: frozenset[str]) -> Moves:
+        jobs = {job.id: job for job in self.facts.jobs}
+        thaw: list[str] = []
+        waiting = [jobs[job] for job in reversed(self.doings.frozen) if job in jobs]
+        for job in waiting:
+            if job.state is not JobState.FROZEN:
+                continue
+            if job.id in self.doings.busy:
+                room_w -= job.power_w
+                continue
+            added_w = self.account.start(job)
+            if added_w > room_w:  # in order: a small job does not overtake one that was frozen after it
+                return Moves(uncap=self.uncap, thaw=tuple(thaw))
+            thaw.append(job.id)
+            room_w -= added_w
+        node_w = self.nodes.idle_w - self.nodes.off_w
+        off = self.facts.off_nodes
+        power_up = off[: room_w // node_w] if node_w > 0 else off
+        room_w -= len(power_up) * node_w
+        raised, uncap = self._raise_caps(room_w, firm_nodes)
+        room_w -= self.account.uncap(uncap) - self.account.cap(raised)
+        admit, admit_on = self._admission(room_w)
+        return Moves(
+            uncap=(*self.uncap, *uncap),
+            thaw=tuple(thaw),
+            power_up=power_up,
+            raised=raised,
+            admit=admit,
+            admit_on=admit_on,
+        )
 
-def _up(facts: PartitionFacts, aim: Aim, nodes: Nodes, doings: Doings, room_w: int) -> Moves:
-    jobs = {job.id: job for job in facts.jobs}
-    thaw: list[str] = []
-    waiting = [jobs[job] for job in reversed(doings.frozen) if job in jobs and jobs[job].state is JobState.FROZEN]
-    for job in waiting:
-        if job.power_w > room_w:
-            return Moves(thaw=tuple(thaw))  # in order: a small job does not overtake one that was frozen after it
-        thaw.append(job.id)
-        room_w -= job.power_w
-    node_w = nodes.idle_w - nodes.off_w
-    power_up = facts.off_nodes[: room_w // node_w] if node_w > 0 else facts.off_nodes
-    room_w -= len(power_up) * node_w
-    return Moves(thaw=tuple(thaw), power_up=power_up, admit=_may_admit(facts, aim, nodes, room_w))
+    # -- caps --------------------------------------------------------------------------------------------------------
+
+    def _lower_caps(self, room_w: int, firm_nodes: frozenset[str]) -> dict[str, int]:
+        """One level for every node that may be capped, as high as the setpoint allows. Nothing is raised."""
+        if self.nodes.capped_w is None:
+            return {}
+        may = [node for node in self.facts.up_nodes if node in self.doings.cappable and node not in firm_nodes]
+        level_w = self.account.level_for(may, self.account.given_w(may) + room_w)
+        return {node: level_w for node in may if self.account.caps.get(node, self.nodes.rated_w) > level_w}
+
+    def _raise_caps(self, room_w: int, firm_nodes: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+        """Nodes to cap higher, and nodes to free. While jobs wait, a cap stays so low that all nodes fit when full:
+        more work is done in a watt by many capped nodes than by few free ones."""
+        ours = [node for node in self.account.caps if node not in firm_nodes]
+        nodes, least_w = self.nodes, self.nodes.capped_w
+        if not ours or least_w is None:  # of a cap that no setting knows any more, nothing is kept
+            return {}, self._lost_caps(ours, room_w)
+        lowest_w = min(self.account.caps[node] for node in ours)
+        budget_w = self.account.given_w(ours) + room_w
+        if any(job.state is JobState.PENDING for job in self.facts.jobs):
+            others_w = sum(self.account.spare_w(node) for node in self.facts.up_nodes if node not in self.account.caps)
+            level_w = nodes.idle_w + int((budget_w - others_w) // len(ours))
+            level_w = min(max(level_w, least_w), nodes.rated_w)
+        else:
+            level_w = self.account.level_for(ours, budget_w)
+        if level_w >= nodes.rated_w:
+            return {}, tuple(ours)
+        if level_w - lowest_w < CAP_STEP * (nodes.rated_w - least_w):
+            return {}, ()
+        return {node: level_w for node in ours if self.account.caps[node] < level_w}, ()
+
+    def _lost_caps(self, ours: Sequence[str], room_w: int) -> tuple[str, ...]:
+        """Caps to take away where the settings allow none any more, as soon as that fits."""
+        trial = Account(self.facts, self.nodes, self.account.caps)
+        return tuple(ours) if trial.uncap(ours) <= room_w else ()
+
+    # -- starts ------------------------------------------------------------------------------------------------------
+
+    def _admission(self, room_w: int) -> tuple[bool, frozenset[str] | None]:
+        """Whether jobs may start by themselves, and on which nodes. Which one does is the scheduler's choice, so the
+        largest must fit, or the nodes when full; under a cap or an obligation the nodes, or where it knows none all
+        that could start at once."""
+        facts, nodes = self.facts, self.nodes
+        if self.aim.setpoint_w >= nodes.count * nodes.rated_w:
+            return True, None
+        node_w, boot_w = nodes.above_w, nodes.idle_w - nodes.off_w
+        asleep = len(facts.off_nodes)  # a scheduler wakes them by itself for jobs that it may start
+        pending = [job.power_w + boot_w * min(job.nodes, asleep) for job in facts.jobs if job.state is JobState.PENDING]
+        if self.doings.steps and facts.up_nodes and (self.aim.strict or not 0 < max(pending, default=0) <= room_w):
+            return self._steps(room_w)
+        taken_w = sum(job.power_w for job in facts.jobs if job.state is not JobState.PENDING)
+        free_w = max((facts.nodes_up + facts.booting + asleep) * node_w - taken_w, 0) + asleep * boot_w
+        if free_w <= room_w:
+            return True, None
+        if self.aim.strict:
+            return bool(pending) and min(sum(pending), free_w) <= room_w, None
+        return max(pending, default=node_w) <= room_w, None
+
+    def _steps(self, room_w: int) -> tuple[bool, frozenset[str] | None]:
+        """As many nodes as fit when full, the fullest first; those that jobs may start on already, as long as they
+        fit and take as much."""
+        facts, nodes = self.facts, self.nodes
+        asleep_w = nodes.above_w + nodes.idle_w - nodes.off_w
+        needs_w = {node: self.account.spare_w(node) for node in facts.up_nodes}
+        needs_w |= dict.fromkeys(facts.off_nodes, float(asleep_w))
+        room_w -= facts.booting * nodes.above_w
+        fits: set[str] = set()
+        left_w = float(room_w)
+        for node in sorted(needs_w, key=lambda node: (needs_w[node], node)):
+            if needs_w[node] > left_w:
+                break
+            left_w -= needs_w[node]
+            fits.add(node)
+        if len(fits) == len(needs_w):
+            return True, None
+        stands = needs_w.keys() - facts.barred
+        if facts.barred and room_w - left_w <= sum(needs_w[node] for node in stands) <= room_w:
+            fits = set(stands)
+        return any(needs_w[node] for node in fits), frozenset(fits)
+
+    def _deeper(self, nodes: int) -> Iterator[str]:
+        """Frozen jobs to requeue so that so many nodes fall idle. One with a notice stays: it would have to run."""
+        for job in _shed_order(self.facts, self.aim, self.ladder, self.doings.busy, JobState.FROZEN):
+            if nodes <= 0:
+                return
+            if job.id in self.facts.requeueable and not job.notice_ms:
+                nodes -= job.nodes
+                yield job.id
 
 
 def _is_ripe(job: Job, doings: Doings) -> bool:
@@ -178,7 +298,15 @@ def _may_touch(job: Job, aim: Aim) -> bool:
     return not job.firm or aim.any_firm or job.id in aim.firm
 
 
-def _shed_order(facts: PartitionFacts, aim: Aim, ladder: Ladder, state: JobState = JobState.RUNNING) -> list[Job]:
+def _firm_nodes(facts: PartitionFacts, aim: Aim) -> frozenset[str]:
+    """Nodes on which something runs that may not be touched."""
+    kept = (job for job in facts.jobs if job.state is JobState.RUNNING and not _may_touch(job, aim))
+    return frozenset(node for job in kept for node in facts.placed.get(job.id, ()))
+
+
+def _shed_order(
+    facts: PartitionFacts, aim: Aim, ladder: Ladder, busy: frozenset[str], state: JobState = JobState.RUNNING
+) -> list[Job]:
     """Jobs that may be shed: down the ladder, then the least value per watt; firm ones last."""
     place = {job: index for index, job in enumerate(ladder.jobs)}
 
@@ -186,22 +314,5 @@ def _shed_order(facts: PartitionFacts, aim: Aim, ladder: Ladder, state: JobState
         worth = job.value_usd_per_node_h * job.nodes / max(job.power_w, 1)
         return job.firm, place.get(job.id, len(place)), worth, job.id
 
-    may = [job for job in facts.jobs if _may_touch(job, aim)]
+    may = [job for job in facts.jobs if _may_touch(job, aim) and job.id not in busy]
     return sorted((job for job in may if job.state is state and job.power_w), key=rank)
-
-
-def _may_admit(facts: PartitionFacts, aim: Aim, nodes: Nodes, room_w: int) -> bool:
-    """Whether jobs may start by themselves. Which one does is the scheduler's choice, so the largest must fit; under
-    a cap or an obligation, all that could start at once must."""
-    if aim.setpoint_w >= nodes.count * nodes.rated_w:
-        return True
-    node_w, boot_w = nodes.rated_w - nodes.idle_w, nodes.idle_w - nodes.off_w
-    asleep = len(facts.off_nodes)  # a scheduler wakes them by itself for jobs that it may start
-    pending = [job.power_w + boot_w * min(job.nodes, asleep) for job in facts.jobs if job.state is JobState.PENDING]
-    taken_w = sum(job.power_w for job in facts.jobs if job.state is not JobState.PENDING)
-    free_w = max((facts.nodes_up + facts.booting + asleep) * node_w - taken_w, 0) + asleep * boot_w
-    if free_w <= room_w:
-        return True
-    if aim.strict:
-        return bool(pending) and min(sum(pending), free_w) <= room_w
-    return max(pending, default=node_w) <= room_w

@@ -1,47 +1,61 @@
 """The HPC bank: one partition of a scheduler, held at its setpoint by what may start and what is stopped.
 
-Down: no new starts, then jobs are frozen down the order's shed ladder, the rest by value per watt; those that must not
-stand still are warned, and requeued when their notice is over. Where all that is frozen and idle still draws too much
-for `deep_after_ms`, frozen jobs are requeued and idle nodes powered down. Firm jobs only where the guard says so. Up,
-in reverse: thaw what we froze, last frozen first, power nodes up, then let pending jobs start. Only what the agent
-itself did is undone.
+Down: no new starts, then nodes are capped where their hosts can be, then jobs are frozen down the order's shed ladder,
+the rest by value per watt; those that must not stand still are warned, and requeued when their notice is over. Where
+all that is frozen and idle still draws too much for `deep_after_ms`, frozen jobs are requeued and idle nodes powered
+down. Firm jobs only where the guard says so. Up, in reverse: thaw what we froze, last frozen first, power nodes up,
+raise the caps, then let pending jobs start, on as many nodes as fit. Only what the agent itself did is undone.
+
+Nothing waits for anything it need not: a new aim acts at once, whatever command or reading is still under way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from agent.bank import UNTOLD, Survey, Turn
 from agent.contain import Containment
 from agent.drivers.base import (
+    AdmitsPart,
     Applied,
     CountsFaults,
     NodePower,
     Outcome,
     Partition,
     PartitionFacts,
-    Refused,
     Remembers,
     Requeues,
     Unreachable,
 )
 from agent.guard_model import BankHold
 from agent.job_ladder import Aim, Doings, Ladder, Moves, Nodes, below_idle, draw_w, plan_moves
-from agent.receipts import Tally
+from agent.node_power import Learned
+from agent.partition_hands import ADMISSION, Hands
+from agent.partition_hosts import PartitionHosts
+from agent.partition_power import PartitionPower
 from contract.clock import Clock
 from contract.messages import DeviceCounts, JobState, Order, PartitionReading, Source
 from contract.reasons import ReceiptReason
 
+_LOG = logging.getLogger(__name__)
 ROUNDS_MAX: Final = 3
 """Looks at the partition in a row after acting on it, before the next regular one."""
+READS_MAX: Final = 3
+"""Readings in a row, where each was overtaken by a command of ours."""
 BATCH_DEADLINES: Final = 4
 """Deadlines that an operation on many jobs may take; the driver works on several at once."""
 ATTEMPT_MS: Final = 60_000
 """How long a freeze whose answer was lost may still turn out to have been ours."""
+CONTRADICTS: Final = 0.05
+"""Of the account, by which a settled meter must be above it to say that what was learned is wrong."""
+_SHOWN: Final = frozenset({"freeze", "requeue", "power_down", "thaw", "power_up", "admit"})
+"""Commands after which a new look is due."""
+_RISING: Final = ("thaw", "power_up", "raise", "admit")
 
 
 class HpcBank:
@@ -60,6 +74,7 @@ class HpcBank:
         clock: Clock,
         contain: Containment,
         on_change: Callable[[], None],
+        hosts: PartitionHosts | None = None,
     ) -> None:
         self.name = name
         self.partition = partition
@@ -67,11 +82,12 @@ class HpcBank:
         self.frozen: list[str] = []
         """Jobs we froze, in that order."""
         self.admission_closed = False
-        """Whether it is we who keep jobs from starting."""
-        self.commands: Counter[tuple[str, str]] = Counter()
+        """Whether it is we who keep jobs from starting, on all nodes or on some."""
         if isinstance(partition, NodePower):
             nodes = replace(nodes, off_w=min(partition.node_off_w, nodes.idle_w))
-        self._nodes = nodes
+        self._hosts = hosts
+        self._power = PartitionPower(nodes, settle_ms)
+        self._hands = Hands(contain, BATCH_DEADLINES * deadline_s, partition, self._ended)
         self._deadline_s = deadline_s
         self._stale_ms = stale_ms
         self._settle_ms = settle_ms
@@ -82,16 +98,18 @@ class HpcBank:
         self._contain = contain
         self._on_change = on_change
         self._attempts: dict[str, int] = {}
-        self._acting = False
         self._wake = asyncio.Event()
+        self._look_due = False
+        self._looking = False
+        self._rounds = 0
+        self._asserted: object = None
+        """What admission was last told since the last look."""
         self._aim: Aim | None = None
         self._ladder = Ladder()
         self._strict = False
-        self._facts: PartitionFacts | None = None
         self._read_ms = 0
         self._acted_ms: int | None = None
         self._failed = False
-        self._tally = Tally()
         self._metered_w: tuple[int, int] | None = None
 
     def new_order(self, order: Order) -> None:
@@ -112,65 +130,103 @@ class HpcBank:
             aim = Aim(hold.setpoint_w, hold.may_raise, firm, any_firm, firm_w, self._strict)
         if aim != self._aim:
             self._aim = aim
-            self._wake.set()
+            self.look()
 
     def correct(self, metered_w: int, read_ms: int, tolerance_w: int) -> None:
-        """Tell it what its own meter shows: an excess that stays is shed too."""
+        """Tell it what its own meter shows: an excess that stays is shed too, and the nodes' power is learned."""
         self._metered_w = (metered_w - tolerance_w, read_ms)
+        self._power.hear(metered_w, read_ms)
 
     @property
     def turn(self) -> Turn:
         """It starts no bank: its scheduler starts jobs."""
         return UNTOLD
 
+    def keeps_w(self, unread_w: int | None) -> int | None:  # noqa: ARG002  the same holds here
+        return None
+
     @property
     def settled(self) -> bool:
         """Whether it has acted on its present aim."""
-        return not self._wake.is_set() and not self._acting
+        return not self._wake.is_set() and not self._looking and not self._hands.busy
+
+    @property
+    def commands(self) -> Counter[tuple[str, str]]:
+        """By kind and outcome."""
+        return self._hands.commands
+
+    @property
+    def node_power(self) -> Learned:
+        """What its nodes draw, as learned."""
+        return self._power.learned(self._clock.wall_ms() // 1_000)
 
     @property
     def memory(self) -> dict[str, str]:
-        """What its driver remembers."""
-        return dict(self.partition.memory) if isinstance(self.partition, Remembers) else {}
+        """What its drivers remember, and what was learned."""
+        return self._drivers_memory | self._power.memory
+
+    @memory.setter
+    def memory(self, saved: Mapping[str, str]) -> None:
+        if isinstance(self.partition, Remembers):
+            self.partition.memory = dict(saved)
+        if self._hosts is not None:
+            self._hosts.group.memory = dict(saved)
+        self._power.memory = dict(saved)
 
     @property
     def faults(self) -> Mapping[str, int]:
-        """What its driver put up with, by kind."""
-        return dict(self.partition.faults) if isinstance(self.partition, CountsFaults) else {}
+        """What its drivers put up with, by kind."""
+        own = dict(self.partition.faults) if isinstance(self.partition, CountsFaults) else {}
+        of_hosts = {} if self._hosts is None else self._hosts.group.faults
+        return own | {f"host_{kind}": count for kind, count in of_hosts.items()}
 
     @property
     def footprint(self) -> object:
-        """All of it that must survive a restart; changes when that does."""
-        return tuple(self.frozen), self.admission_closed, self.memory
+        """All of it that must survive a restart; changes when that does. What was learned is saved with the rest."""
+        return tuple(self.frozen), self.admission_closed, self._drivers_memory
+
+    @property
+    def _drivers_memory(self) -> dict[str, str]:
+        own = dict(self.partition.memory) if isinstance(self.partition, Remembers) else {}
+        return own | ({} if self._hosts is None else self._hosts.group.memory)
+
+    @property
+    def _caps(self) -> Mapping[str, int]:
+        return {} if self._hosts is None else self._hosts.caps
 
     def look(self) -> None:
-        """Read the partition at the next opportunity."""
+        """Act on what is known, and read the partition, at the next opportunity."""
+        self._rounds = 0
+        self._look_due = True
         self._wake.set()
 
     async def run(self) -> None:
         """Hold the partition at its aim until cancelled."""
+        if self._hosts is None:
+            _LOG.info(
+                "%s: no hosts are configured, so nothing is capped: starts are blocked, then jobs frozen", self.name
+            )
         try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                self._acting = True
-                if self._fresh(self._clock.mono_ms()):
-                    await self._act()  # at once, on what is known; the look that follows corrects it
-                for _ in range(ROUNDS_MAX):
-                    await self._read()
-                    if not await self._act():
-                        break
-                self._acting = False
-                self._on_change()
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    self._act(group)  # at once, on what is known; the look that follows corrects it
+                    if self._look_due and not self._looking:
+                        self._look_due, self._looking = False, True
+                        group.create_task(self._look())
+                    if self._hosts is not None and self._hosts.begins(self._clock.mono_ms()):
+                        group.create_task(self._look_at_hosts(self._hosts))
         finally:
             await self._contain.run(self.partition.close(), self._deadline_s, self.partition)
 
     def survey(self, now_ms: int) -> Survey:
-        facts, nodes = self._facts, self._nodes
+        nodes = self._power.plate
+        facts = self._facts
         if facts is None or not self._fresh(now_ms):
             counts = DeviceCounts(unreachable=nodes.count) if self._failed else DeviceCounts(unknown=nodes.count)
-            return Survey(counts=counts, source=Source.MODEL, tally=self._tally)
-        power_w = draw_w(facts, nodes)
+            return Survey(counts=counts, source=Source.MODEL, tally=self._hands.tally)
+        power_w = draw_w(facts, self._nodes, self._caps)
         up = min(facts.nodes_up, nodes.count)
         busy = min(facts.nodes_busy, up)
         return Survey(
@@ -183,7 +239,7 @@ class HpcBank:
             read_ms=self._read_ms,
             available_w=up * nodes.rated_w,
             planned_w=power_w,
-            tally=self._tally,
+            tally=self._hands.tally,
         )
 
     def reading(self, now_ms: int, jobs_max: int) -> PartitionReading | None:
@@ -203,16 +259,51 @@ class HpcBank:
             jobs=jobs,
         )
 
-    def _fresh(self, now_ms: int) -> bool:
-        return self._facts is not None and now_ms - self._read_ms <= self._stale_ms
+    # -- looking -----------------------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        facts = await self._contain.run(self.partition.read(), self._deadline_s, self.partition)
+    @property
+    def _facts(self) -> PartitionFacts | None:
+        """The last ones, with the power of jobs as learned."""
+        return self._power.facts(self._clock.wall_ms() // 1_000)
+
+    @property
+    def _nodes(self) -> Nodes:
+        return self._power.nodes(self._clock.wall_ms() // 1_000)
+
+    def _fresh(self, now_ms: int) -> bool:
+        return self._power.known and now_ms - self._read_ms <= self._stale_ms
+
+    async def _look(self) -> None:
+        """Read the partition."""
+        facts = await self._read()
         self._failed = isinstance(facts, Unreachable)
-        if isinstance(facts, Unreachable):
-            return
-        self._facts = facts
+        if not isinstance(facts, Unreachable):
+            self._take(facts)
+        self._looking = False
+        self._wake.set()
+        self._on_change()
+
+    async def _look_at_hosts(self, hosts: PartitionHosts) -> None:
+        """What its hosts say stands in for a meter where there is none."""
+        await self._contain.run(hosts.read(), hosts.batch_s, hosts)
+        drawn = hosts.drawn_w(self._power.up_nodes)
+        if drawn is not None and self._metered_w is None:
+            self._power.hear(*drawn)
+        self._wake.set()
+
+    async def _read(self) -> PartitionFacts | Unreachable:
+        for _ in range(READS_MAX):
+            ended = self._hands.ended
+            facts = await self._contain.run(self.partition.read(), self._deadline_s, self.partition)
+            if isinstance(facts, Unreachable) or ended == self._hands.ended:
+                break  # else a command of ours has come to its end meanwhile, which this may not show
+        return facts
+
+    def _take(self, facts: PartitionFacts) -> None:
         self._read_ms = self._clock.mono_ms()
+        self._power.take(facts, self._caps, self._read_ms, self._clock.wall_ms() // 1_000)
+        self._asserted = None
+        self._hands.looked()
         standing = {job.id for job in facts.jobs if job.state is JobState.FROZEN}
         since_ms = self._read_ms - ATTEMPT_MS
         self._attempts = {job: at_ms for job, at_ms in self._attempts.items() if at_ms >= since_ms}
@@ -222,17 +313,119 @@ class HpcBank:
         running = {job.id for job in facts.jobs if job.state is JobState.RUNNING}
         self._warned = {job: at_ms for job, at_ms in self._warned.items() if job in running}
 
-    async def _act(self) -> bool:
-        """One round of moves on what is known. Whether anything was done that a new look should show."""
-        aim, facts = self._aim, self._facts
-        if aim is None or facts is None or not self._fresh(self._clock.mono_ms()):
-            return False
-        moves = plan_moves(facts, aim, self._nodes, self._ladder, self._doings(facts, aim), self._excess_w(facts))
-        closes = not moves.admit and (facts.admitting or self.admission_closed)
-        outcomes = dict(await self._down(moves, closes=closes)) | dict(await self._up(moves))
-        self._count(moves, outcomes, closes=closes)
-        opens = moves.admit and not facts.admitting and self.admission_closed
-        return bool(moves.freeze or moves.requeue or moves.power_down or moves.thaw or moves.power_up) or opens
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    def _act(self, group: asyncio.TaskGroup) -> None:
+        """Begin what is to be done and has not been begun."""
+        aim, known = self._aim, self._facts
+        if aim is None or known is None or not self._fresh(self._clock.mono_ms()):
+            return
+        facts, nodes = self._hands.believed(known), self._nodes
+        moves = plan_moves(facts, aim, nodes, self._ladder, self._doings(facts, aim), self._excess_w(facts))
+        self._hands.wanted(_wanted(moves))
+        self._admit_or_close(group, facts, moves)
+        self._command(group, "freeze", moves.freeze, self._freeze)
+        if isinstance(self.partition, Requeues):
+            self._command(group, "warn", moves.warn, self.partition.warn)
+            self._command(group, "requeue", moves.requeue, self.partition.requeue)
+        if isinstance(self.partition, NodePower):
+            self._command(group, "power_down", moves.power_down, self._of_nodes(self.partition.power_down), node=True)
+        if self._hosts is not None:
+            self._command(group, "cap", tuple(moves.cap), self._hosts.setter(moves.cap), node=True)
+            self._command(group, "uncap", moves.uncap, self._hosts.clear, node=True)
+        self._rise(group, moves)
+
+    def _rise(self, group: asyncio.TaskGroup, moves: Moves) -> None:
+        """One rung after another."""
+        if not self._hands.has(*_RISING):
+            self._command(group, "thaw", moves.thaw, self.partition.thaw)
+        if isinstance(self.partition, NodePower) and not self._hands.has(*_RISING):
+            self._command(group, "power_up", moves.power_up, self._of_nodes(self.partition.power_up), node=True)
+        if self._hosts is not None and not self._hands.has(*_RISING):
+            self._command(group, "raise", tuple(moves.raised), self._hosts.setter(moves.raised), node=True)
+
+    def _admit_or_close(self, group: asyncio.TaskGroup, facts: PartitionFacts, moves: Moves) -> None:
+        """Stated again after every look: a scheduler that was restarted has forgotten it."""
+        wanted: object = (moves.admit_on or "all") if moves.admit else "none"
+        if wanted == self._asserted or not self._hands.free([ADMISSION]):
+            return
+        if not moves.admit:
+            if not facts.admitting and not self.admission_closed:
+                return
+            kind, operation = "close", self.partition.set_admission(False)
+        elif self._hands.has(*_RISING) or moves.thaw or moves.power_up or moves.raised:
+            return
+        elif moves.admit_on is None or not isinstance(self.partition, AdmitsPart):
+            if not self.admission_closed and not facts.barred:
+                return
+            kind, operation = "admit", self.partition.set_admission(True)
+        else:
+            stands = frozenset(facts.up_nodes) - facts.barred == moves.admit_on & frozenset(facts.up_nodes)
+            if not (self.admission_closed or facts.admitting) or (facts.admitting and facts.barred and stands):
+                return
+            kind, operation = "admit", self.partition.admit_on(moves.admit_on)
+        self._asserted = wanted
+        if kind == "admit" or not self.admission_closed:
+            self._note_command()
+        self._hands.send(
+            group, kind if moves.admit_on is None or kind == "close" else "admit_on", [ADMISSION], operation
+        )
+
+    def _command(
+        self,
+        group: asyncio.TaskGroup,
+        kind: str,
+        items: Sequence[str],
+        act: Callable[[Sequence[str]], Awaitable[Mapping[str, Outcome]]],
+        *,
+        node: bool = False,
+    ) -> None:
+        keys = self._hands.free([f"{_NODE}{item}" if node else item for item in items])
+        if not keys:
+            return
+        if kind != "warn":
+            self._note_command()
+        named = [key.removeprefix(_NODE) for key in keys]
+        self._hands.send(group, kind, keys, _prefixed(act(named)) if node else act(named))
+
+    @staticmethod
+    def _of_nodes(
+        act: Callable[[Sequence[str]], Awaitable[Outcome]],
+    ) -> Callable[[Sequence[str]], Awaitable[Mapping[str, Outcome]]]:
+        """One outcome for all as one for each."""
+
+        async def each(nodes: Sequence[str]) -> Mapping[str, Outcome]:
+            return dict.fromkeys(nodes, await act(nodes))
+
+        return each
+
+    def _freeze(self, jobs: Sequence[str]) -> Awaitable[Mapping[str, Outcome]]:
+        now_ms = self._clock.mono_ms()
+        self._attempts |= dict.fromkeys(jobs, now_ms)  # also those whose answer is lost: a later look tells
+        return self.partition.freeze(jobs)
+
+    def _ended(self, kind: str, outcomes: Mapping[str, Outcome]) -> None:
+        """A command has come to its end: until the next look, believe what was applied, so as not to do it twice."""
+        done = [item for item, outcome in outcomes.items() if isinstance(outcome, Applied)]
+        if kind == "freeze":
+            self._power.mark(done, JobState.FROZEN)
+            self.frozen += [job for job in done if job not in self.frozen]
+        elif kind == "thaw":  # it stays ours until a look shows it running: it may be accepted and not carried out
+            self._power.mark(done, JobState.RUNNING)
+        elif kind == "requeue":
+            self._power.mark(done, JobState.PENDING)
+        elif kind == "warn":
+            now_ms = self._clock.mono_ms()  # its notice begins when it is told, not before
+            self._warned |= dict.fromkeys(done, now_ms)
+        elif kind == "admit":
+            self.admission_closed = self.admission_closed and not done
+        elif kind in {"close", "admit_on"}:
+            self.admission_closed = True  # it may have been done in part: it is ours to undo
+        if kind in _SHOWN | {"admit_on"} and self._rounds < ROUNDS_MAX:
+            self._rounds += 1
+            self._look_due = True
+        self._wake.set()
+        self._on_change()
 
     def _doings(self, facts: PartitionFacts, aim: Aim) -> Doings:
         now_ms = self._clock.mono_ms()
@@ -241,117 +434,55 @@ class HpcBank:
         elif self._deep_since_ms is None:
             self._deep_since_ms = now_ms
         deep = self._deep_since_ms is not None and now_ms - self._deep_since_ms >= self._deep_after_ms
-        return Doings(self.frozen, self._warned, now_ms, deep)
-
-    async def _down(self, moves: Moves, *, closes: bool) -> Mapping[str, Outcome]:
-        """Close admission, freeze, warn and requeue, all at once: none waits for another's hanging."""
-        if not (closes or moves.freeze or moves.warn or moves.requeue or moves.power_down):
-            return {}
-        if moves.freeze or moves.requeue or not self.admission_closed:
-            self._note_command()
-        admission, *done = await asyncio.gather(
-            self._close(closes=closes),
-            self._freeze(moves.freeze),
-            self._warn(moves.warn),
-            self._requeue(moves.requeue),
-            self._power(moves.power_down, up=False),
+        kept, warning = self._hands.kept, self._hands.under_way("warn")
+        cappable: Iterable[str] = () if self._hosts is None else self._hosts.cappable(now_ms)
+        return Doings(
+            frozen=self.frozen,
+            warned=dict.fromkeys(warning, now_ms) | self._warned,
+            now_ms=now_ms,
+            deep=deep,
+            busy=kept - warning,
+            caps=self._caps,
+            cappable=frozenset(node for node in cappable if f"{_NODE}{node}" not in kept),
+            steps=facts.steps and isinstance(self.partition, AdmitsPart),
         )
-        outcomes = dict(admission)
-        for each in done:
-            outcomes |= each
-        return outcomes
-
-    async def _close(self, *, closes: bool) -> Mapping[str, Outcome]:
-        return {"admission": await self._admission(open_=False)} if closes else {}
-
-    async def _warn(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
-        if not jobs or not isinstance(self.partition, Requeues):
-            return {}
-        outcomes = await self._each(self.partition.warn(jobs), jobs)
-        now_ms = self._clock.mono_ms()  # its notice begins when it is told, not before
-        self._warned |= {job: now_ms for job in jobs if isinstance(outcomes.get(job), Applied)}
-        return outcomes
-
-    async def _requeue(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
-        if not jobs or not isinstance(self.partition, Requeues):
-            return {}
-        outcomes = await self._each(self.partition.requeue(jobs), jobs)
-        self._mark(jobs, JobState.PENDING, outcomes)
-        return outcomes
-
-    async def _power(self, nodes: Sequence[str], *, up: bool) -> Mapping[str, Outcome]:
-        if not nodes or not isinstance(self.partition, NodePower):
-            return {}
-        operation = self.partition.power_up(nodes) if up else self.partition.power_down(nodes)
-        return {"nodes": await self._contain.run(operation, BATCH_DEADLINES * self._deadline_s, self.partition)}
-
-    async def _freeze(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
-        if not jobs:
-            return {}
-        now_ms = self._clock.mono_ms()
-        self._attempts |= dict.fromkeys(jobs, now_ms)  # also those whose answer is lost: a later look tells
-        outcomes = await self._each(self.partition.freeze(jobs), jobs)
-        self._mark(jobs, JobState.FROZEN, outcomes)
-        return outcomes
-
-    async def _up(self, moves: Moves) -> Mapping[str, Outcome]:
-        outcomes: dict[str, Outcome] = {}
-        if moves.thaw:
-            self._note_command()
-            outcomes |= await self._each(self.partition.thaw(moves.thaw), moves.thaw)
-            self._mark(moves.thaw, JobState.RUNNING, outcomes)
-        outcomes |= await self._power(moves.power_up, up=True)
-        if moves.admit and self.admission_closed:
-            self._note_command()
-            outcomes["admission"] = await self._admission(open_=True)
-        return outcomes
-
-    async def _admission(self, *, open_: bool) -> Outcome:
-        operation = self.partition.set_admission(open_)
-        outcome = await self._contain.run(operation, BATCH_DEADLINES * self._deadline_s, self.partition)
-        if isinstance(outcome, Applied):
-            self.admission_closed = not open_
-        elif not open_:
-            self.admission_closed = True  # it may have been done in part: it is ours to undo
-        return outcome
-
-    async def _each(self, operation: Awaitable[Mapping[str, Outcome]], jobs: Sequence[str]) -> Mapping[str, Outcome]:
-        outcomes = await self._contain.run(operation, BATCH_DEADLINES * self._deadline_s, self.partition)
-        return dict.fromkeys(jobs, outcomes) if isinstance(outcomes, Unreachable) else outcomes
-
-    def _mark(self, jobs: Sequence[str], state: JobState, outcomes: Mapping[str, Outcome]) -> None:
-        """Until the next look, believe what was applied, so that it is not done twice."""
-        done = {job for job in jobs if isinstance(outcomes.get(job), Applied)}
-        if self._facts is not None and done:
-            believed = (job.model_copy(update={"state": state}) if job.id in done else job for job in self._facts.jobs)
-            self._facts = replace(self._facts, jobs=tuple(believed))
-        if state is JobState.FROZEN:
-            self.frozen += [job for job in jobs if job in done and job not in self.frozen]
-        # A thawed job stays ours until a look shows it running: a scheduler may accept a thaw and not carry it out.
 
     def _excess_w(self, facts: PartitionFacts) -> int:
         """What the meter shows above the scheduler's account, once the last action has had its time to show."""
         if self._metered_w is None:
             return 0
         metered_w, read_ms = self._metered_w
-        settled = self._acted_ms is None or read_ms - self._acted_ms >= self._settle_ms
-        return max(metered_w - draw_w(facts, self._nodes), 0) if settled else 0
+        if self._acted_ms is not None and read_ms - self._acted_ms < self._settle_ms:
+            return 0
+        drawn_w = draw_w(facts, self._nodes, self._caps)
+        excess_w = max(metered_w - drawn_w, 0)
+        if excess_w > CONTRADICTS * drawn_w and self.node_power.readings:
+            self._power.contradicted(metered_w, self._caps)
+        return excess_w
 
     def _note_command(self) -> None:
         self._acted_ms = self._clock.mono_ms()
+        self._power.disturbed(self._acted_ms)
         if self.first_command_ms is None:
             self.first_command_ms = self._acted_ms
 
-    def _count(self, moves: Moves, outcomes: Mapping[str, Outcome], *, closes: bool) -> None:
-        kinds = dict.fromkeys(moves.freeze, "freeze") | dict.fromkeys(moves.thaw, "thaw")
-        kinds |= dict.fromkeys(moves.warn, "warn") | dict.fromkeys(moves.requeue, "requeue")
-        kinds |= {
-            "admission": "close" if closes else "admit",
-            "nodes": "power_down" if moves.power_down else "power_up",
-        }
-        refused = unreachable = 0
-        for what, outcome in outcomes.items():
-            self.commands[kinds.get(what, "freeze"), type(outcome).__name__.lower()] += 1
-            refused += isinstance(outcome, Refused)
-            unreachable += isinstance(outcome, Unreachable)
-        self._tally = Tally(unmet=refused + unreachable, refused=refused, unreachable=unreachable)
+
+_NODE: Final = "node:"
+"""Before a node's name where jobs are named too."""
+
+
+def _wanted(moves: Moves) -> set[tuple[str, str]]:
+    """The kinds and items of a plan."""
+    jobs = {"freeze": moves.freeze, "warn": moves.warn, "requeue": moves.requeue, "thaw": moves.thaw}
+    nodes = {"cap": tuple(moves.cap), "uncap": moves.uncap, "raise": tuple(moves.raised)}
+    nodes |= {"power_down": moves.power_down, "power_up": moves.power_up}
+    kinds = ("admit", "admit_on") if moves.admit else ("close",)
+    return (
+        {(kind, job) for kind, items in jobs.items() for job in items}
+        | {(kind, f"{_NODE}{node}") for kind, items in nodes.items() for node in items}
+        | {(kind, ADMISSION) for kind in kinds}
+    )
+
+
+async def _prefixed(operation: Awaitable[Mapping[str, Outcome]]) -> Mapping[str, Outcome]:
+    return {f"{_NODE}{node}": outcome for node, outcome in (await operation).items()}

@@ -55,8 +55,8 @@ def restore_machinery(machinery: Machinery, loaded: Loaded) -> None:
         if saved is not None:
             bank.frozen = list(saved.frozen)
             bank.admission_closed = saved.admission_closed
-            if isinstance(bank.partition, Remembers) and saved.memory:
-                bank.partition.memory = dict(saved.memory)
+            if saved.memory:
+                bank.memory = saved.memory
 
 
 def state_to_save(

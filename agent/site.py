@@ -22,7 +22,7 @@ from agent.build import DriverRegistry, build
 from agent.compiled import guard_plan, nameplate
 from agent.config import AgentConfig
 from agent.guard import admit, adopt, mode_of, set_local, step
-from agent.guard_model import Facts, GuardPlan, GuardState, Verdict
+from agent.guard_model import BankFacts, Facts, GuardPlan, GuardState, Verdict
 from agent.keeper import Keeper
 from agent.measure import Measure, Measurer
 from agent.persist import Now, restore_guard, restore_machinery
@@ -365,12 +365,15 @@ class SiteAgent:
 
     def _facts(self) -> Facts:
         """What is measured, and what banks have been told by this moment: the one may be a second older."""
-        measured, turns = self._measure.facts, [bank.turn for bank in self.machinery.banks]
-        banks = tuple(
-            replace(bank, runs=turn.runs, turned_ms=turn.turned_ms)
-            for bank, turn in zip(measured.banks, turns, strict=True)
-        )
-        return replace(measured, banks=banks)
+        now_ms, measured = self._clock.mono_ms(), self._measure.facts
+
+        def told(place: int, seen: BankFacts) -> BankFacts:
+            bank, state = self.machinery.banks[place], self._guard.banks[place]
+            young = state.on and now_ms - state.since_ms < self.plan.banks[place].min_up_ms
+            keeps_w = bank.keeps_w(self._measure.banks[place].unread_w) if young else None
+            return replace(seen, runs=bank.turn.runs, turned_ms=bank.turn.turned_ms, keeps_w=keeps_w)
+
+        return replace(measured, banks=tuple(told(place, seen) for place, seen in enumerate(measured.banks)))
 
     # messages in
 

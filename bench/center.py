@@ -28,6 +28,7 @@ class Center:
     process: Child
     base: str
     """Where its HTTP API stands."""
+    token_file: Path
     token: str = _TOKEN
 
     def session(self) -> aiohttp.ClientSession:
@@ -58,7 +59,7 @@ async def center(broker: LocalBroker, folder: Path, *, tick_s: int = 60) -> Asyn
     path.write_text(_config(broker, tick_s), encoding="utf-8")
     async with child("controller", folder, "controller.daemon", "--config", str(path)) as process:
         line = await process.logged("http: listening on ")
-        yield Center(process, f"http://{line.rpartition('listening on ')[2].strip()}")
+        yield Center(process, f"http://{line.rpartition('listening on ')[2].strip()}", token)
 
 
 def _config(broker: LocalBroker, tick_s: int) -> str:

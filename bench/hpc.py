@@ -5,6 +5,11 @@ Mosquitto, and are given unannounced curtailment targets of 5 to 60 % over HTTP.
 power is at most 2 % of what the site drew above it within 5 s, and stays so to the target's end. The plant is what
 the kernel says: a node's share is busy while the job's process on it runs, idle once it is stopped or gone. Then one
 site of all 16 nodes and no miner is asked for 30 %; 256 jobs are frozen and requeued; 1,000 jobs on 100 nodes are read.
+`--only` runs some of these parts, and the last line then has their figures alone.
+
+The nodes share one kernel, so Slurm's `proctrack/linuxproc` would have each of them walk the processes of all for every
+signal; the bench runs with `pgid`, whose cost does not grow with the other nodes, and part `many_linuxproc` takes the
+freeze and the requeue with the other besides.
 
 A miner stops with a time constant of 1 s and boots in 8 s, as LuxOS does by its vendor's word. A job is lost unless its
 result is there and right at the end; a firm job is touched where its process is seen stopped, or was started twice.
@@ -17,7 +22,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -41,6 +46,11 @@ NODES_PER_SITE: Final = 4
 ASICS: Final = 8
 WITHIN_S: Final = 5.0
 ALONE_WITHIN_S: Final = 10.0
+PARTS: Final = ("read", "many", "many_linuxproc", "hybrid", "alone")
+PROCTRACK: Final = "pgid"
+_ALL: Final = {"all": "Nodes=ALL Default=YES"}
+_SUMMED: Final = frozenset({"jobs", "jobs_requeued", "jobs_lost", "firm_touched"})
+"""Over the parts."""
 _TICK_S: Final = 5
 _LOOK_S: Final = 0.05
 _FULL_S: Final = 90.0
@@ -70,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--alone", type=int, default=5, help="targets for the site without miners (default 5)")
     parser.add_argument("--jobs", type=int, default=256, help="jobs frozen and requeued at once (default 256)")
     parser.add_argument("--listed", type=int, default=1_000, help="jobs listed on 100 nodes (default 1000)")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}"
+    )
     parser.set_defaults(work_s=(20.0, 60.0))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a tiny run, to see that it works")
@@ -84,31 +97,50 @@ async def _bench(options: argparse.Namespace) -> None:
     introduce(f"bench.hpc: {options.targets} targets for {SITES} sites on {SITES * NODES_PER_SITE} nodes")
     rng = Random(options.seed)
     with Noise() as noise, tempfile.TemporaryDirectory(prefix="wattshift-bench-") as name:
-        read = await reading(options.listed, 100, scheduler)
-        say(f"reading {options.listed} jobs and 100 nodes: {read['read_cpu_ms']} ms of the agent's processor time")
-        partitions = {f"s{number}": f"Nodes=node[{first}-{first + NODES_PER_SITE - 1}]" for number, first in _firsts()}
-        async with SlurmCluster(
-            nodes=SITES * NODES_PER_SITE, cpus=CPUS, partitions={**partitions, "all": "Nodes=ALL Default=YES"}
-        ) as cluster:
-            many = await freeze_and_requeue(cluster, scheduler(cluster, "all"), options.jobs)
-            say(", ".join(f"{key} {took_s:.2f}" for key, took_s in many.items()))
+        figures = await _targets(Path(name), options, rng)
+        figures |= await _many(options)
+        if "read" in options.only:
+            read = await reading(options.listed, 100, scheduler)
+            say(f"reading {options.listed} jobs and 100 nodes: {read['read_cpu_ms']} ms of the agent's processor time")
+            figures |= read
+    finish(figures, [{}], noise)
+
+
+def _cluster(proctrack: str, partitions: Mapping[str, str]) -> SlurmCluster:
+    return SlurmCluster(nodes=SITES * NODES_PER_SITE, cpus=CPUS, partitions=partitions, proctrack=proctrack)
+
+
+async def _many(options: argparse.Namespace) -> dict[str, float]:
+    """Many jobs frozen and requeued, on nodes of their own kind."""
+    figures: dict[str, float] = {}
+    for part, proctrack, suffix in (("many", PROCTRACK, ""), ("many_linuxproc", "linuxproc", "_linuxproc")):
+        if part in options.only:
+            async with _cluster(proctrack, _ALL) as cluster:
+                many = await freeze_and_requeue(cluster, scheduler(cluster, "all"), options.jobs)
+            say(f"proctrack/{proctrack}: " + ", ".join(f"{key} {took_s:.2f}" for key, took_s in many.items()))
+            figures |= {key.removesuffix("_s") + f"{suffix}_s": took_s for key, took_s in many.items()}
+    return figures
+
+
+async def _targets(folder: Path, options: argparse.Namespace, rng: Random) -> dict[str, Any]:
+    """The parts with sites, each on a cluster of its own. No node is in two partitions, as on a site that lets its
+    agent admit jobs node by node."""
+    figures: dict[str, Any] = {}
+    of_sites = {f"s{number}": f"Nodes=node[{first}-{first + NODES_PER_SITE - 1}]" for number, first in _firsts()}
+    for part, partitions, run in (("hybrid", of_sites, _sites), ("alone", _ALL, _alone)):
+        if part not in options.only:
+            continue
+        feeders: list[Feeder] = []
+        async with _cluster(PROCTRACK, partitions) as cluster, LocalBroker(kind="mosquitto") as broker:
             (cluster.folder / "out").mkdir()
             (cluster.folder / "work.py").write_text(WORK)
-            figures = await _targets(cluster, Path(name), options, rng)
-    finish({**figures, **many, **read}, [{}], noise)
-
-
-async def _targets(cluster: SlurmCluster, folder: Path, options: argparse.Namespace, rng: Random) -> dict[str, Any]:
-    eye = Eye(ProcessMeter(cluster.folder))
-    feeders: list[Feeder] = []
-    async with _beside(eye.run()), LocalBroker(kind="mosquitto") as broker:
-        (folder / "hybrid").mkdir()
-        async with center(broker, folder / "hybrid", tick_s=_TICK_S) as controller:
-            hybrid = await _sites(cluster, broker, controller, folder / "hybrid", options, eye, feeders, rng)
-        (folder / "alone").mkdir()
-        async with center(broker, folder / "alone", tick_s=_TICK_S) as controller:
-            alone = await _alone(cluster, broker, controller, folder / "alone", options, eye, feeders, rng)
-    return _figures(hybrid, alone, feeders, eye)
+            (folder / part).mkdir()
+            eye = Eye(ProcessMeter(cluster.folder))
+            async with _beside(eye.run()), center(broker, folder / part, tick_s=_TICK_S) as controller:
+                results = await run(cluster, broker, controller, folder / part, options, eye, feeders, rng)
+            found = _figures(results, feeders, eye)
+        figures |= {key: figures.get(key, 0) + value if key in _SUMMED else value for key, value in found.items()}
+    return figures
 
 
 async def _sites(
@@ -219,8 +251,8 @@ async def _tell(targets: Sequence[Targets], wanted: int) -> None:
         say(f"{len(results)} of {wanted} targets, {sum(result.met(WITHIN_S) for result in results)} met")
 
 
-def _figures(hybrid: Sequence[Result], alone: Sequence[Result], feeders: Sequence[Feeder], eye: Eye) -> dict[str, Any]:
-    for result in (*hybrid, *alone):
+def _figures(results: Sequence[Result], feeders: Sequence[Feeder], eye: Eye) -> dict[str, Any]:
+    for result in results:
         if not result.met(ALONE_WITHIN_S if result.site == "alone" else WITHIN_S):
             say(f"not met: {result}")
     lost = [job for feeder in feeders for job in feeder.lost()]
@@ -229,21 +261,32 @@ def _figures(hybrid: Sequence[Result], alone: Sequence[Result], feeders: Sequenc
     restarts: Counter[str] = Counter()
     for feeder in feeders:
         restarts.update(feeder.restarts())
-    firsts = [WITHIN_S if result.first_action_s is None else result.first_action_s for result in hybrid]
-    thirty = [result for result in hybrid if result.depth == 0.30]
-    return {
-        "targets": len(hybrid),
-        "met": sum(result.met(WITHIN_S) for result in hybrid),
-        "first_action_p50_s": round(percentile(firsts, 0.5), 3),
-        "first_action_p99_s": round(percentile(firsts, 0.99), 3),
-        "reached_p99_s": round(percentile([_or(result.reached_s) for result in hybrid], 0.99), 2),
-        "shed30_s": round(max((_or(result.reached_s) for result in thirty), default=0.0), 2),
-        "shed30_hpc_only_s": round(max((_or(result.reached_s) for result in alone), default=0.0), 2),
-        "hpc_only_met": sum(result.met(ALONE_WITHIN_S) for result in alone),
+    alone = all(result.site == "alone" for result in results)
+    return (_alone_figures(results) if alone else _hybrid_figures(results)) | {
         "jobs": sum(len(feeder.jobs) for feeder in feeders),
         "jobs_requeued": restarts["moves"],
         "jobs_lost": len(lost),
         "firm_touched": len(eye.firm) + restarts["firm"],
+    }
+
+
+def _hybrid_figures(results: Sequence[Result]) -> dict[str, Any]:
+    firsts = [WITHIN_S if result.first_action_s is None else result.first_action_s for result in results]
+    thirty = [result for result in results if result.depth == 0.30]
+    return {
+        "targets": len(results),
+        "met": sum(result.met(WITHIN_S) for result in results),
+        "first_action_p50_s": round(percentile(firsts, 0.5), 3),
+        "first_action_p99_s": round(percentile(firsts, 0.99), 3),
+        "reached_p99_s": round(percentile([_or(result.reached_s) for result in results], 0.99), 2),
+        "shed30_s": round(max((_or(result.reached_s) for result in thirty), default=0.0), 2),
+    }
+
+
+def _alone_figures(results: Sequence[Result]) -> dict[str, Any]:
+    return {
+        "shed30_hpc_only_s": round(max((_or(result.reached_s) for result in results), default=0.0), 2),
+        "hpc_only_met": sum(result.met(ALONE_WITHIN_S) for result in results),
     }
 
 

@@ -6,8 +6,10 @@ site with simulated miners, and the load that reports for the other sites every 
 `scrape_ms` is one GET of /metrics with all sites known. `stall_ms` is the longest that a bare /healthz, asked without
 pause meanwhile, had to wait for the event loop (the same without scrapes beside it as `calm_stall_ms`). `consoles_core`
 is what ten consoles add to the controller's processor time: each reads what the page reads, as often, and follows the
-events. `override_p50_ms` is from the POST of a cap until the agent's first command reaches a miner. `paint_ms` is
-Chromium's own figure for the page's first contentful paint, where Chromium and playwright are installed.
+events; `consoles_stall_ms` is the longest wait of /healthz beside them. `override_p50_ms` is from the POST of a cap
+until the agent's first command reaches a miner. `paint_ms` is Chromium's own figure for the page's first contentful
+paint, where Chromium and playwright are installed. `status_ms`, `doctor_ms` and `list_ms` are whole commands from start
+to end against that controller, `python_ms` an interpreter that does nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ import argparse
 import asyncio
 import contextlib
 import importlib
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -30,8 +35,10 @@ from bench.command import arguments, main_of
 from bench.figures import Noise, Run, finish, introduce, percentile, say, summary
 from bench.latency import until_all_run
 from bench.loading import load
+from bench.process import BenchError
 from bench.signals import Signals
 from bench.site import SITE, SiteShape, agent, plant
+from cli.client import EXIT_DEGRADED
 from sim.broker import LocalBroker
 
 CONSOLES: Final = 10
@@ -40,6 +47,13 @@ _SCRAPES: Final = 20
 _CALM_S: Final = 3.0
 _PAGE_EVERY_S: Final = 2.0
 _SPARE: Final = 1.3
+_STARTS: Final = 7
+_COMMANDS: Final = {
+    "python": ["-c", "pass"],
+    "status": ["-m", "cli.main", "status"],
+    "doctor": ["-m", "cli.main", "doctor"],
+    "list": ["-m", "cli.main", "override", "list"],
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,6 +87,7 @@ async def _bench(options: argparse.Namespace) -> None:
             runs = [await _run(controller, overrides, options) for _ in range(options.repeats)]
             paint_ms = await asyncio.to_thread(_paint_ms, controller)
     say("goal: scrape and stalls under 50 ms, consoles under 10 % of a core, override p50 under 50 ms, paint under 1 s")
+    say("goal: status under 300 ms")
     finish({**summary(runs), "sites": options.sites, "paint_ms": paint_ms}, runs, noise)
 
 
@@ -83,12 +98,18 @@ async def _run(controller: Center, overrides: Signals, options: argparse.Namespa
     alone = await _cores(controller, options.window)
     async with _consoles(controller):
         watched = await _cores(controller, options.window)
+        consoles_stall_ms = await _worst_wait_ms(controller, asyncio.sleep(options.window))
+    commands = {
+        f"{name}_ms": await asyncio.to_thread(_command_ms, controller, words) for name, words in _COMMANDS.items()
+    }
     override_s = await overrides.sample(options.samples)
     run = {
         "scrape_ms": percentile(took_ms, 0.5),
         "stall_ms": stall_ms,
         "calm_stall_ms": calm_ms,
         "consoles_core": max(watched - alone, 0.0),
+        "consoles_stall_ms": consoles_stall_ms,
+        **commands,
         "override_p50_ms": 1e3 * percentile(override_s, 0.5),
         "override_p99_ms": 1e3 * percentile(override_s, 0.99),
     }
@@ -119,6 +140,21 @@ async def _worst_wait_ms(controller: Center, meanwhile: Any) -> float:
             await asyncio.sleep(0.002)
     await task
     return 1e3 * worst_s
+
+
+def _command_ms(controller: Center, words: Sequence[str]) -> float:
+    """From start to end of a command, the median of a few."""
+    env = {**os.environ, "WATTSHIFT_URL": controller.base, "WATTSHIFT_TOKEN_FILE": str(controller.token_file)}
+    took_ms: list[float] = []
+    for _ in range(_STARTS):
+        began_s = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, *words], env=env, capture_output=True, text=True, check=False, timeout=60
+        )
+        if done.returncode not in (0, EXIT_DEGRADED):
+            raise BenchError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-300:]}")
+        took_ms.append(1e3 * (time.monotonic() - began_s))
+    return percentile(took_ms, 0.5)
 
 
 async def _cores(controller: Center, window_s: float) -> float:

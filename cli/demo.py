@@ -152,8 +152,14 @@ def _print_access(demo: Demo) -> None:
         f"export WATTSHIFT_URL={demo.url} WATTSHIFT_TOKEN_FILE={demo.token_file}",
         "wattshift status",
         f"wattshift replay {demo.journal_file}",
+        f"wattshift audit verify {demo.audit_file}",
     ):
         console.print(f"  {line}", markup=False, soft_wrap=True)
+    console.print("With a Prometheus of yours, and in Grafana with deploy/grafana/dashboards:", style="dim")
+    store = demo.prometheus_file.with_name("prometheus")
+    command = f"prometheus --config.file={demo.prometheus_file} --storage.tsdb.path={store}"
+    command += " --enable-feature=exemplar-storage"
+    console.print(f"  {command}", markup=False, soft_wrap=True)
     console.print("Ctrl-C ends it.\n", style="dim")
 
 

@@ -215,10 +215,15 @@ def _preview(seen: dict[str, Any]) -> str:
     rows = [["power", f"{mw(seen['before_w'])} to {mw(seen['after_w'])}, {change}"]]
     money = seen["usd_per_h"]
     told = "unknown: no price" if money is None else f"{money['expected']:+,.0f} USD/h"
-    if money is not None:
-        told += f" ({money['low']:+,.0f} to {money['high']:+,.0f}, at {seen['price_low_usd_per_mwh']:,.0f} to "
-        told += f"{seen['price_high_usd_per_mwh']:,.0f} USD/MWh)"
+    price = seen["price_usd_per_mwh"]
+    if money is not None and price is not None:
+        told += f" ({money['low']:+,.0f} to {money['high']:+,.0f})"
     rows.append(["money", told])
+    if price is not None:
+        told = (
+            f"{price['expected']:,.0f} USD/MWh expected ({price['low']:,.0f} to {price['high']:,.0f} in eight of ten)"
+        )
+        rows.append(["at a price of", told])
     rows.append(["banks", ", ".join(seen["banks"]) or "none"])
     rows.append(["jobs lost", ", ".join(seen["jobs"]) or "none"])
     rows += [["conflict", f"{each['kind']} {each['override']}: {each['why']}"] for each in seen["conflicts"]]

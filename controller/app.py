@@ -31,6 +31,7 @@ from controller.ingest import Ingest
 from controller.journal.base import EventRecord, Journal, OverrideRecord, SignalRecord
 from controller.loop import ControlLoop
 from controller.metrics import Metrics
+from controller.outlooks import Aside
 from controller.overrides import OverrideAsk, Overrides, OverrideSet
 from controller.overrides_model import Imposed
 from controller.publish import Publisher
@@ -77,7 +78,8 @@ class Controller:
     """The central daemon without its sockets.
 
     `decide` is the engine's unless a test puts its own in; `heartbeat` is called at every turn of the control loop,
-    which is what a watchdog should be fed by; `history` bounds `orders` and `receipts`.
+    which is what a watchdog should be fed by; `history` bounds `orders` and `receipts`. Forecasts learn `aside`, on a
+    thread, or where there is none on the event loop, in virtual time.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Controller:
         decide: Decide = engine_decide,
         heartbeat: Callable[[], None] = lambda: None,
         history: int = 256,
+        aside: Aside | None = None,
     ) -> None:
         self.config = config
         self.bus = bus
@@ -103,7 +106,7 @@ class Controller:
         self.fleet = Fleet()
         self.signals = Signals(rng)
         self.overrides = Overrides(rng, self._plate_of)
-        self.freezer = Freezer(config, self.feeds, self.signals, self.overrides)
+        self.freezer = Freezer(config, self.feeds, self.signals, self.overrides, aside)
         self.publisher = Publisher(bus, clock, journal, self.metrics, history=history)
         self.dispatcher = Dispatcher(
             config, self.freezer, decide, self.publisher, journal, clock, self.metrics, engine=_engine_version()
@@ -136,6 +139,7 @@ class Controller:
     async def run(self) -> None:
         """Restore, then run until cancelled. Raises `JournalError` where the journal cannot be opened."""
         await self._restore()
+        await self.freezer.outlooks.prepare(sorted({"", *self.config.sites, *self.fleet.ids()}), self.clock.wall_ms())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(

@@ -3,7 +3,8 @@
 Each line holds the hash of the line before it and its own, so that a line that was altered, taken out, put in or moved
 breaks the chain there. What was cut off the end does not; for that, keep the head that `verify` prints somewhere else.
 
-Lines wait in a bounded queue and are written and synced by a thread: the event loop never waits for the disk.
+Lines wait in a bounded queue and are written and synced by a thread: the event loop never waits for the disk. What is
+written is walked again from time to time, see `controller.audit_watch`.
 """
 
 from __future__ import annotations
@@ -48,33 +49,39 @@ class AuditLog:
         self._path = path
         self._now_ms = now_ms
         self._head = Head(0, GENESIS)
-        self._queue: deque[bytes] = deque()
+        self._written = Head(0, GENESIS)
+        self._queue: deque[tuple[bytes, Head]] = deque()
         self._fd: int | None = None
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._in = self._done = 0
         self._task: asyncio.Task[None] | None = None
         self._ending = False
+        self._untold = 0
         self.dropped = 0
         """Entries that found the queue full; the chain goes on without them, and a later entry says how many."""
+        self.failures = 0
+        """Writes that failed; each is tried again."""
         self.fault: str | None = None
 
     async def open(self) -> None:
         """Go on from the file's last line. Raises `AuditError`: a log that is broken at its end is not appended to."""
         self._fd, self._head = await asyncio.to_thread(_open, self._path)
+        self._written = self._head
         self._task = asyncio.create_task(self._run(), name="audit")
 
     def add(self, actor: str, action: str, **detail: Any) -> bool:
         """Queue one entry without waiting; False where it was dropped."""
         if len(self._queue) >= QUEUE_MAX:
             self.dropped += 1
+            self._untold += 1
             return False
-        if self.dropped:
-            detail["lost_before"], self.dropped = self.dropped, 0
+        if self._untold:
+            detail["lost_before"], self._untold = self._untold, 0
         own = {"n": self._head.lines + 1, "at_ms": self._now_ms(), "actor": actor, "action": action}
         body = own | {name: value for name, value in detail.items() if name not in own}
         line, self._head = _chain(body, self._head)
-        self._queue.append(line)
+        self._queue.append((line, self._head))
         self._in += 1
         self._wake.set()
         return True
@@ -109,6 +116,19 @@ class AuditLog:
         """Of all that was added, written or not."""
         return self._head
 
+    @property
+    def written(self) -> Head:
+        """Of all that is on the disk."""
+        return self._written
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
     async def _run(self) -> None:
         assert self._fd is not None  # noqa: S101  open() has just made it
         while True:
@@ -117,10 +137,11 @@ class AuditLog:
                 return
             batch = [self._queue[place] for place in range(min(len(self._queue), _BATCH))]
             try:
-                await asyncio.to_thread(_append, self._fd, b"".join(batch))
+                await asyncio.to_thread(_append, self._fd, b"".join(line for line, _ in batch))
             except OSError as error:
                 if self.fault is None:
                     _LOG.error("audit log %s: %s; entries wait in a bounded queue", self._path, error.strerror)
+                self.failures += 1
                 self.fault = str(error.strerror)
                 self._settled.set()
                 await asyncio.sleep(_RETRY_S)
@@ -128,6 +149,7 @@ class AuditLog:
             if self.fault is not None:
                 _LOG.info("audit log %s: well again", self._path)
                 self.fault = None
+            self._written = batch[-1][1]
             for _ in batch:
                 self._queue.popleft()
             self._done += len(batch)
@@ -140,20 +162,12 @@ def verify(lines: Iterable[bytes]) -> Head:
     """Walk a whole log. Raises `AuditError` naming the first line that is not as it was written."""
     head = Head(0, GENESIS)
     for raw in lines:
-        head = _follow(raw, head)
+        head = follow(raw, head)
     return head
 
 
-def _chain(body: dict[str, Any], before: Head) -> tuple[bytes, Head]:
-    text = json.dumps(body | {"prev": before.hash}, separators=(",", ":"), ensure_ascii=True, default=str)
-    if len(text) > LINE_MAX - 100:
-        kept = {key: body[key] for key in ("n", "at_ms", "actor", "action")} | {"cut": True, "prev": before.hash}
-        text = json.dumps(kept, separators=(",", ":"), ensure_ascii=True)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    return f'{text[:-1]},"hash":"{key}"}}\n'.encode(), Head(before.lines + 1, key)
-
-
-def _follow(raw: bytes, before: Head) -> Head:
+def follow(raw: bytes, before: Head) -> Head:
+    """The head after one more line. Raises `AuditError` where it is not as it was written after `before`."""
     place = before.lines + 1
     where = f"line {place}"
     if not raw.endswith(b"\n"):
@@ -171,6 +185,15 @@ def _follow(raw: bytes, before: Head) -> Head:
     if not isinstance(body, dict) or body.get("prev") != before.hash or body.get("n") != place:
         raise AuditError(f"{where} does not follow the one before it: lines were taken out, put in or moved")
     return Head(place, key)
+
+
+def _chain(body: dict[str, Any], before: Head) -> tuple[bytes, Head]:
+    text = json.dumps(body | {"prev": before.hash}, separators=(",", ":"), ensure_ascii=True, default=str)
+    if len(text) > LINE_MAX - 100:
+        kept = {key: body[key] for key in ("n", "at_ms", "actor", "action")} | {"cut": True, "prev": before.hash}
+        text = json.dumps(kept, separators=(",", ":"), ensure_ascii=True)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    return f'{text[:-1]},"hash":"{key}"}}\n'.encode(), Head(before.lines + 1, key)
 
 
 def _open(path: Path) -> tuple[int, Head]:
@@ -201,7 +224,7 @@ def _last(fd: int, path: Path) -> Head:
     try:
         body = json.loads(line)
         before = Head(int(body["n"]) - 1, str(body["prev"]))
-        return _follow(line, before)
+        return follow(line, before)
     except (ValueError, KeyError, TypeError, AuditError) as error:
         raise AuditError(f"{path} does not end with an entry: {error}. {fix}") from None
 

@@ -79,8 +79,6 @@ class HttpSettings(_Settings):
     proxy_groups_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = "X-Forwarded-Groups"
     confirm_above_w: PowerW | None = 5_000_000
     """An override that changes a site's power by more needs the confirm token of its preview; None: none does."""
-    preview_price_band: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Low and high of a preview are at a price this share below and above the present one."""
     reads_per_s: Annotated[float, Field(gt=0, le=1e6)] = 100.0
     """Of one token; ten times as many at once."""
     changes_per_s: Annotated[float, Field(gt=0, le=1e6)] = 5.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import sys
@@ -28,6 +27,7 @@ from controller.engine.optimiser.solver import warm_up
 from controller.feeds.base import Feeds
 from controller.feeds.settings import build_feeds
 from controller.feeds.table import TableError
+from controller.garbage import Garbage, switch_off
 from controller.journal.base import Journal, JournalError
 from controller.journal.sql import SqlJournal
 from controller.roles import Access, RolesError
@@ -37,8 +37,6 @@ _LOG = logging.getLogger(__name__)
 _HTTP_CLOSE_S = 3.0
 _PROXY_SOCKET_MODE = 0o660
 _SWITCH_S = 0.001
-_GC_THRESHOLDS = (10_000, 20, 1_000_000)
-_GC_EVERY_S = 3_600.0
 _COMPILE_S = 600.0
 """The optimiser's first compilation takes a minute or two; loading it afterwards a second."""
 
@@ -128,20 +126,11 @@ async def serve(controller: Controller, token: str | None) -> tuple[web.AppRunne
 def tune_runtime() -> None:
     """Settings of the interpreter that keep the event loop's pauses short. For a process of our own only.
 
-    A full garbage collection walks every object: 100 ms and more at a thousand sites, every few seconds by default,
-    for models that make no cycles. So full ones run hourly instead (`_collect_garbage`). The shorter switch interval
-    is what the loop waits at most for a thread that renders metrics.
+    The garbage collector is switched off, see `controller.garbage`; the shorter switch interval is what the loop waits
+    at most for a thread that renders metrics.
     """
     sys.setswitchinterval(_SWITCH_S)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-
-
-async def _collect_garbage() -> None:
-    while True:
-        await asyncio.sleep(_GC_EVERY_S)
-        gc.collect()
+    switch_off()
 
 
 async def _load_optimiser(notifier: Notifier) -> None:
@@ -164,6 +153,7 @@ async def _run(config: ControllerConfig, token: str | None, file: str) -> int:
         journal=make_journal(config),
         feeds=_feeds(config, file),
         heartbeat=notifier.beat,
+        aside=asyncio.to_thread,
     )
     runner, port = await serve(controller, token)
     _LOG.info("http: listening on %s:%d", config.http.address.host, port)
@@ -173,7 +163,7 @@ async def _run(config: ControllerConfig, token: str | None, file: str) -> int:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     await _load_optimiser(notifier)
     tune_runtime()
-    collecting = asyncio.create_task(_collect_garbage(), name="garbage")
+    collecting = asyncio.create_task(Garbage(controller.loop).run(), name="garbage")
     try:
         await controller.run()
     except asyncio.CancelledError:

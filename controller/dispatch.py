@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from contract.clock import Clock
+from contract.lean import lean
 from contract.messages import Order
 from controller.config import ControllerConfig
 from controller.engine.model import Decision, Params, SiteDecision, SiteSnapshot, Snapshot
@@ -103,27 +104,28 @@ class Dispatcher:
         snapshot = self._freezer.freeze(states, at_ms, self._clock.mono_ms())
         frozen_s = loop.time()
         decisions = self._guarded(snapshot, params)
-        self._measure(decisions, loop.time() - frozen_s)
         self._count += 1
         decision_id = f"{self._publisher.epoch}-{self._count}"
+        self._measure(decisions, loop.time() - frozen_s, decision_id)
         out: dict[str, Dispatched] = {}
         for state in states:
             decision = decisions.get(state.site)
             if decision is None:
                 continue
-            state.decided = Decided(decision_id, at_ms, trigger, decision)
+            state.decided = Decided(decision_id, at_ms, trigger, lean(decision))
             out[state.site] = Dispatched(state.decided, self._publisher.publish(state, decision, decision_id, params))
         self._metrics.decisions.labels(trigger).inc(len(out))
-        self._metrics.decision_seconds.observe(loop.time() - began_s)
+        self._metrics.decision_seconds.observe(loop.time() - began_s, {"decision_id": decision_id})
         self._write_down(snapshot, params, states, out)
         return out
 
-    def _measure(self, decisions: Mapping[str, SiteDecision], took_s: float) -> None:
+    def _measure(self, decisions: Mapping[str, SiteDecision], took_s: float, decision_id: str) -> None:
         if not decisions:
             return
         metrics = self._metrics
-        metrics.decide_seconds.labels("call").observe(took_s)
-        metrics.decide_seconds.labels("site").observe(took_s / len(decisions))
+        exemplar = {"decision_id": decision_id}
+        metrics.decide_seconds.labels("call").observe(took_s, exemplar)
+        metrics.decide_seconds.labels("site").observe(took_s / len(decisions), exemplar)
         metrics.batch_sites.observe(len(decisions))
         for decision in decisions.values():
             if decision.plan is None:

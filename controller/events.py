@@ -28,7 +28,7 @@ RING: Final = 8_192
 _OF_THE_WIRE: Final = {"schema_version", "boot", "seq"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """One thing that happened. `n` rises by one from event to event; `text` is one line of JSON."""
 
@@ -36,6 +36,13 @@ class Event:
     kind: str
     site: str | None
     text: str
+    _wire: bytes = b""
+
+    def wire(self, epoch: int) -> bytes:
+        """As it is sent: made once, however many follow. Its id says of which epoch the number is."""
+        if not self._wire:
+            self._wire = f"id: {epoch}-{self.n}\nevent: {self.kind}\ndata: {self.text}\n\n".encode()
+        return self._wire
 
 
 class Events:

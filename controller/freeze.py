@@ -11,7 +11,7 @@ from typing import Final
 from controller.config import ControllerConfig
 from controller.engine.model import EnergyPrice, HashPrice, PreviousSetpoint, SiteSnapshot, Snapshot
 from controller.feeds.base import Feeds
-from controller.outlooks import Outlooks
+from controller.outlooks import Aside, Outlooks
 from controller.overrides import Overrides
 from controller.signals import Signals
 from controller.state import SiteState
@@ -24,12 +24,20 @@ _NO_HASHPRICE: Final = HashPrice(usd_per_ph_day=None)
 class Freezer:
     """Knows where everything of a site comes from."""
 
-    def __init__(self, config: ControllerConfig, feeds: Feeds, signals: Signals, overrides: Overrides) -> None:
+    def __init__(
+        self,
+        config: ControllerConfig,
+        feeds: Feeds,
+        signals: Signals,
+        overrides: Overrides,
+        aside: Aside | None = None,
+    ) -> None:
+        """`aside` is where forecasts learn; see `Outlooks`."""
         self._config = config
         self._feeds = feeds
         self._signals = signals
         self._overrides = overrides
-        self.outlooks = Outlooks(config, feeds)
+        self.outlooks = Outlooks(config, feeds, aside)
 
     def freeze(
         self, states: Iterable[SiteState], now_ms: int, mono_ms: int, *, as_if_ms: int | None = None

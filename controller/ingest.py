@@ -21,6 +21,7 @@ from typing import Final, Protocol
 
 from contract.bus import Inbound
 from contract.clock import Clock
+from contract.lean import lean
 from contract.messages import Nameplate, Receipt, Report, Status, WireError, decode
 from contract.topics import parse_site_topic
 from controller.faults import Faults
@@ -141,7 +142,7 @@ class Ingest:
             self.faults.hit(state.site, code, f"report {report.seq} after {state.report_seq}", now_ms)
             return
         before = state.report
-        state.report = report
+        state.report = lean(report)
         state.report_seq = report.seq
         state.report_at_ms = now_ms
         state.online = True
@@ -164,14 +165,14 @@ class Ingest:
         if receipt.boot != state.boot:
             self.faults.hit(state.site, "boot_old", f"a receipt of incarnation {receipt.boot}", now_ms)
             return
-        self._sink.on_receipt(state, receipt)
+        self._sink.on_receipt(state, lean(receipt))
 
     def _nameplate(self, state: SiteState, payload: bytes, now_ms: int) -> None:
         plate = decode(Nameplate, payload)
         if not self._belongs(state, plate.site, now_ms):
             return
         state.plates.pop(plate.boot, None)
-        state.plates[plate.boot] = plate
+        state.plates[plate.boot] = lean(plate)
         while len(state.plates) > PLATES:
             del state.plates[next(boot for boot in state.plates if boot != state.boot)]
         if plate.boot == state.boot and plate != state.nameplate:

@@ -65,7 +65,7 @@ class ControlLoop:
         """Sites still to be decided and why, last first."""
         self._renewals: list[str] = []
         """Sites whose standing order is to be published again."""
-        self._chunk = 8
+        self._chunk = 1  # grows as it is seen how long one takes: plans made cold take longest
         self._last_wall_ms = clock.wall_ms()
         self._tick_index = self._last_wall_ms // self._tick_ms
         self._tick_mono_ms = clock.mono_ms()
@@ -78,6 +78,11 @@ class ControlLoop:
         """Decide this site at the loop's next turn. The first of several triggers is the one told."""
         self._pending.setdefault(site, trigger)
         self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """Sites that are still to be decided."""
+        return len(self._pending) + len(self._backlog)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:

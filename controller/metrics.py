@@ -1,6 +1,7 @@
 """What a controller measures of itself as it works. What it knows of its sites is read at the scrape, see `scrape`.
 
-One private registry per controller, so that several live in one process. No series per bank or device.
+One private registry per controller, so that several live in one process. No series per bank or device. Latencies carry
+exemplars, which OpenMetrics shows: the decision or the order to look up (`wattshift explain`, GET /v1/decisions).
 """
 
 from __future__ import annotations

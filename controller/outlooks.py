@@ -6,8 +6,10 @@ same feeds share one object.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -33,8 +35,13 @@ REFRESH_MS: Final = 5 * MS_PER_MINUTE
 PAST_BEGINS_MS: Final = 28 * 24 * MS_PER_HOUR
 """The past begins at a multiple of this, so that a forecast that has learnt of it need learn what is new alone."""
 FIT_MS: Final = 7 * 24 * MS_PER_HOUR
-"""A forecast learns from the past once a week: the event loop waits for it."""
+"""A forecast learns from the past once a week."""
 PRICE_MAX: Final = 100_000.0
+_EXPECTED: Final = (ValueError, ArithmeticError, LookupError, np.linalg.LinAlgError)
+"""What a forecast may raise where the past is of no use to it."""
+
+Aside = Callable[[Callable[[], facts.Forecast]], Awaitable[facts.Forecast]]
+"""Does work elsewhere than on the event loop: `asyncio.to_thread`."""
 
 
 class Sources(NamedTuple):
@@ -54,21 +61,37 @@ class _Made:
     fitted_ms: int | None = None
     word: tuple[object, ...] = ()
     outlook: Outlook | None = None
+    learning: asyncio.Task[None] | None = None
+    """A forecast that is being fitted in the place of this one."""
 
 
 class Outlooks:
-    """What is expected, by site. Synchronous; a fit takes up to a second, once a week for each set of sources."""
+    """What is expected, by site. Synchronous; a fit takes up to a second, once a week for each set of sources.
 
-    def __init__(self, config: ControllerConfig, feeds: Feeds) -> None:
+    With `aside` a fit runs there, on a forecast of its own, and the standing one serves until it is done; the first of
+    all is awaited by `prepare`, and until then nothing is expected. Without it the caller waits for a fit.
+    """
+
+    def __init__(self, config: ControllerConfig, feeds: Feeds, aside: Aside | None = None) -> None:
         self._config = config
         self._feeds = feeds
+        self._aside = aside
         self._made: dict[Sources, _Made] = {}
         self._sources: dict[str, Sources | None] = {}
         self.errors: Counter[str] = Counter()
         """Outlooks that could not be made, by kind of error."""
 
+    async def prepare(self, sites: Iterable[str], now_ms: int) -> None:
+        """Have the forecasts of these sites learn before the first decision is due. Does nothing without `aside`."""
+        if self._aside is None:
+            return
+        for site in sites:
+            self.of(site, now_ms)
+        await asyncio.gather(*(made.learning for made in self._made.values() if made.learning is not None))
+
     def of(self, site: str, now_ms: int) -> Outlook | None:
-        """What is expected of the site's price from now on; None where it has no price feed, or no price was known."""
+        """What is expected of the site's price from now on; None where it has no price feed, no price was known, or
+        nothing is learnt yet."""
         if site not in self._sources:
             self._sources[site] = self._sources_of(site)
         sources = self._sources[site]
@@ -76,8 +99,7 @@ class Outlooks:
             return None
         made = self._made.get(sources)
         if made is None:
-            settings = self._config.engine
-            made = self._made[sources] = _Made(forecast(settings.forecast, settings.market()))
+            made = self._made[sources] = _Made(self._unfitted())
         newest = self._feeds.prices[sources.price].price_at(now_ms)
         word = (newest.interval_start_ms, newest.usd_per_mwh, now_ms // REFRESH_MS)
         if made.word != word:
@@ -96,19 +118,47 @@ class Outlooks:
         known = self._known(sources, now_ms)
         if known is None:
             return None
+        due = made.fitted_ms is None or not 0 <= now_ms - made.fitted_ms < FIT_MS
+        if due and self._aside is not None:
+            if made.learning is None:
+                made.learning = asyncio.get_running_loop().create_task(self._learn(self._aside, made, known, now_ms))
+            if made.fitted_ms is None:
+                return None
         try:
-            if made.fitted_ms is None or not 0 <= now_ms - made.fitted_ms < FIT_MS:
+            if due and self._aside is None:
                 made.fitted_ms = now_ms
                 made.forecast.fit(known)
             step_ms = min(max(known.price.step_ms, STEP_MS), STEP_MAX_MS)
             found = made.forecast.outlook(known, step_ms, HORIZON_MS // step_ms)
-        except (ValueError, ArithmeticError, LookupError, np.linalg.LinAlgError) as error:
-            name = type(error).__name__
-            if not self.errors[name]:
-                _LOG.error("no outlook could be made of %s", sources, exc_info=error)
-            self.errors[name] += 1
+        except _EXPECTED as error:
+            self._failed(error, f"no outlook could be made of {sources}")
             return None
         return _frozen(found, made.forecast.name)
+
+    async def _learn(self, aside: Aside, made: _Made, known: facts.Known, now_ms: int) -> None:
+        """Fit a forecast of its own and put it in the standing one's place. One that fails is tried again in a week."""
+        fresh = self._unfitted()
+
+        def fit() -> facts.Forecast:
+            fresh.fit(known)
+            return fresh
+
+        try:
+            made.forecast = await aside(fit)
+        except _EXPECTED as error:
+            self._failed(error, "a forecast could not learn")
+        made.fitted_ms, made.learning = now_ms, None
+        made.word = ()
+
+    def _unfitted(self) -> facts.Forecast:
+        settings = self._config.engine
+        return forecast(settings.forecast, settings.market())
+
+    def _failed(self, error: Exception, told: str) -> None:
+        name = type(error).__name__
+        if not self.errors[name]:
+            _LOG.error("%s", told, exc_info=error)
+        self.errors[name] += 1
 
     def _known(self, sources: Sources, now_ms: int) -> facts.Known | None:
         feeds, since_ms = self._feeds, now_ms // PAST_BEGINS_MS * PAST_BEGINS_MS - PAST_MS

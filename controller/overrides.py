@@ -271,9 +271,6 @@ def _check_target(ask: OverrideAsk, state: SiteState) -> Rejected | None:
 
 
 def _check_workload(ask: OverrideAsk, plate: Nameplate) -> Rejected | None:
-    if ask.kind in _NEED_VALUE:
-        problem = f"a {ask.kind} has watts of a site, feeder or bank, not of a workload"
-        return Rejected("invalid", "workload", problem, "name the feeder or the bank")
     if WORKLOAD_OF.get(ask.kind, ask.workload) != ask.workload:
         return Rejected("invalid", "workload", f"{ask.kind} is not for {ask.workload}", "leave workload out")
     if all(bank.workload != ask.workload for bank in plate.banks):

@@ -1,8 +1,8 @@
 """Which override stands on which bank, and which gives way to which: the engine's resolution, told in words.
 
 The order is DESIGN's: emergency stop, lockout, cap, floor, hold, forced workload. Within a kind the most specific
-stands, then the newest; a workload counts as each of its banks. Caps combine by minimum. Pure; that it agrees with
-`controller.engine.rules` is tested against the traces those leave.
+stands, then the newest; a workload counts as each of its banks, its watts split among them. Caps combine by minimum.
+Pure; that it agrees with `controller.engine.rules` is tested against the traces those leave.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def resolve(plate: Nameplate, overrides: Iterable[Imposed]) -> Resolution:
     ranked = sorted(overrides, key=lambda each: _rank(each, depths), reverse=True)
     covers = {each.id: frozenset(each.covers(plate)) for each in ranked}
     banks = {
-        bank.id: _on_bank(bank, [each for each in ranked if bank.id in covers[each.id]], plate) for bank in plate.banks
+        bank.id: _on_bank(bank, [each.on(bank, plate) for each in ranked if bank.id in covers[each.id]], plate)
+        for bank in plate.banks
     }
     standing = {c.override.id for claims in banks.values() for c in claims if c.stands is not Stands.OVERRULED}
     kinds = {each.id: each.kind for each in ranked}

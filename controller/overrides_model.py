@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from contract.messages import Nameplate, Workload
+from contract.messages import BankPlate, Nameplate, Workload
 from contract.units import TimeMs
 from controller.engine.model import Override, OverrideKind, Text
 
@@ -47,12 +48,22 @@ class Imposed(Override):
     """A digest of the request that made it, where it came with an idempotency key."""
 
     def parts(self, plate: Nameplate | None) -> tuple[Override, ...]:
-        """What the engine is given: itself, or for a workload one override for each of its banks."""
+        """What the engine is given: itself, or for a workload one override for each of its banks, with its part."""
         fields = {name: getattr(self, name) for name in Override.model_fields}
         if self.workload is None:
             return (Override(**fields),)
-        banks = plate.banks if plate is not None else ()
-        return tuple(Override(**(fields | {"bank": b.id})) for b in banks if b.workload == self.workload)
+        banks = [bank for bank in plate.banks if bank.workload == self.workload] if plate is not None else []
+        if self.value_w is None:
+            return tuple(Override(**(fields | {"bank": bank.id})) for bank in banks)
+        parts = zip(banks, _split(self.value_w, banks), strict=True)
+        return tuple(Override(**(fields | {"bank": bank.id, "value_w": value_w})) for bank, value_w in parts)
+
+    def on(self, bank: BankPlate, plate: Nameplate) -> Imposed:
+        """As one of the banks it covers sees it: itself, or of a workload's watts that bank's part."""
+        if self.workload is None or self.value_w is None:
+            return self
+        part = next(part for part in self.parts(plate) if part.bank == bank.id)
+        return self.model_copy(update={"bank": bank.id, "workload": None, "value_w": part.value_w})
 
     def covers(self, plate: Nameplate) -> tuple[str, ...]:
         """The banks it acts on: within its target and of its kind's workload, in the nameplate's order."""
@@ -72,6 +83,29 @@ class Imposed(Override):
 
     def in_force(self, now_ms: int) -> bool:
         return self.starts_at_ms <= now_ms and not self.is_over(now_ms)
+
+
+def _split(value_w: int, banks: Sequence[BankPlate]) -> list[int]:
+    """A workload's watts by bank: to each what it draws idle, and of the rest as much as its rated power is of all.
+
+    They sum to the whole, so that banks which keep their parts keep the workload's.
+    """
+    idle_w = sum(bank.idle_w for bank in banks)
+    weights = [bank.rated_w - bank.idle_w for bank in banks]
+    if value_w < idle_w or not any(weights):
+        idle_w, weights = 0, [bank.rated_w or 1 for bank in banks]
+        floors_w = [0 for _ in banks]
+    else:
+        floors_w = [bank.idle_w for bank in banks]
+    whole, rest_w, given = sum(weights), value_w - idle_w, 0
+    parts: list[int] = []
+    done = 0
+    for weight, floor_w in zip(weights, floors_w, strict=True):
+        done += weight
+        part_w = rest_w * done // whole - given
+        given += part_w
+        parts.append(floor_w + part_w)
+    return parts
 
 
 def _below(plate: Nameplate, feeder: str | None) -> frozenset[str]:

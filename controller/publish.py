@@ -12,6 +12,7 @@ from typing import Final
 
 from contract.bus import Bus
 from contract.clock import Clock
+from contract.lean import lean
 from contract.messages import Mode, Order, Receipt, ReceiptState, Setpoint, encode
 from contract.reasons import ReceiptReason
 from contract.topics import site_topic
@@ -78,7 +79,7 @@ class Publisher:
         )
         sent = self._bus.publish(site_topic(state.site, "order"), encode(order))
         changes = track.last is None or _targets(track.last) != _targets(order)
-        track.last, track.last_at_ms, track.due = order, now_ms, not sent
+        track.last, track.last_at_ms, track.due = lean(order), now_ms, not sent
         self._metrics.orders.labels("published" if sent else "dropped").inc()
         if sent:
             self.orders.append(order)
@@ -162,7 +163,8 @@ class Publisher:
         self._fold_banks(state, receipt)
         if issued.changes and not issued.confirmed and _all_confirmed(receipt):
             issued.confirmed = True
-            self._metrics.order_confirmed_seconds.observe((now_ms - issued.at_ms) / 1_000)
+            exemplar = {"site": state.site, "order": f"{self.epoch}-{receipt.order_seq}"}
+            self._metrics.order_confirmed_seconds.observe((now_ms - issued.at_ms) / 1_000, exemplar)
 
     def _fold_banks(self, state: SiteState, receipt: Receipt) -> None:
         track = state.orders

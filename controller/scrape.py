@@ -1,7 +1,8 @@
 """What a controller knows, as metrics, read from its state at the moment of the scrape.
 
-Series are per site, feeder and workload, never per bank or device: 60,000 series would stall a scrape for a second, and
-what is per bank stands at `GET /v1/sites/{site}`. Base units: watts, seconds, USD. A value that is unknown is left out.
+Series are per site, feeder, workload and class of bank (its model), never per bank or device: 60,000 series would stall
+a scrape for a second, and what is per bank stands at `GET /v1/sites/{site}`. Base units: watts, seconds, USD. A value
+that is unknown is left out.
 """
 
 from __future__ import annotations
@@ -10,38 +11,48 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from contract.messages import Mode, Workload
+from contract.messages import Mode, Nameplate, Workload
 from contract.units import MS_PER_S
 from controller.app import CONFLICT_ALARM_MS, Controller
+from controller.audit_watch import AuditWatch
 from controller.state import SiteState
+
+if TYPE_CHECKING:
+    from controller.api.stream import Stream
 
 VERSION: Final = version("wattshift")
 SITES_MAX: Final = 5_000
 """Series of more sites than these are left out, and `wattshift_controller_sites` says how many there are."""
+CLASSES_MAX: Final = 8
+"""Classes of a site's banks that are told apart; what is beyond goes under `other`."""
 
 
 class FleetCollector(Collector):
     """A prometheus-client collector over one controller. May be scraped from another thread: it only reads."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: Controller, audit: AuditWatch | None = None, events: Stream | None = None) -> None:
         self._controller = controller
+        self._audit = audit
+        self._events = events
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
         yield from self._process()
+        yield from self._queues()
+        yield from self._audited()
         yield from self._feeds()
         yield from self._sites()
 
     def _process(self) -> Iterator[Metric]:
         c = self._controller
-        health, bus = c.journal.health, c.bus.stats
+        bus = c.bus.stats
         build = _family("controller_build_info", "1, labelled with what is running", ["version", "python"])
         _add(build, [VERSION, platform.python_version()], 1)
         yield build
@@ -57,17 +68,49 @@ class FleetCollector(Collector):
         for code, count in sorted({**c.ingest.faults.counts, **c.publisher.faults.counts}.items()):
             errors.add_metric([code], count)
         yield errors
-        yield _gauge("controller_journal_queue_rows", "Rows that wait for the journal", health.queued)
-        yield _count("controller_journal_rows", "Rows written to the journal", health.written)
-        yield _count("controller_journal_dropped", "Records lost to the journal", health.dropped)
-        yield _count(
-            "controller_journal_failures", "Writes to the journal that failed and were tried again", health.failures
-        )
         yield _count("controller_bus_connects", "Connections to the broker", bus.connects)
         yield _count(
             "controller_bus_publish_dropped", "Messages not sent: link down or queue full", bus.publish_dropped
         )
         yield _count("controller_bus_receive_dropped", "Messages lost because ingest fell behind", bus.receive_dropped)
+
+    def _queues(self) -> Iterator[Metric]:
+        c, health = self._controller, self._controller.journal.health
+        yield _gauge("controller_journal_queue_rows", "Rows that wait for the journal", health.queued)
+        yield _gauge("controller_journal_queue_max_rows", "Rows that may wait for the journal", health.queue_max)
+        yield _count("controller_journal_rows", "Rows written to the journal", health.written)
+        yield _count("controller_journal_dropped", "Records lost to the journal", health.dropped)
+        yield _count(
+            "controller_journal_failures", "Writes to the journal that failed and were tried again", health.failures
+        )
+        if health.commit_s is not None:
+            yield _gauge("controller_journal_commit_seconds", "Until the newest batch was durable", health.commit_s)
+        if health.size_bytes is not None:
+            yield _gauge("controller_journal_size_bytes", "Of the journal's file and its log", health.size_bytes)
+        yield _gauge("controller_undecided_sites", "Sites that wait to be decided", c.loop.waiting)
+        if self._events is not None:
+            yield _gauge("controller_event_clients", "Clients that follow /v1/events", self._events.clients)
+            yield _count("controller_event_clients_dropped", "Clients that stopped reading", self._events.dropped)
+
+    def _audited(self) -> Iterator[Metric]:
+        """The audit log. What is written of it is its length; Prometheus remembers that, should the file be cut."""
+        if self._audit is None:
+            return
+        log, last = self._audit.log, self._audit.last
+        yield _gauge("controller_audit_entries", "Entries of the audit log's chain on disk", log.written.lines)
+        yield _gauge("controller_audit_queue_entries", "Entries that wait to be written", log.queued)
+        yield _count(
+            "controller_audit_failures", "Writes to the audit log that failed and were tried again", log.failures
+        )
+        yield _count("controller_audit_dropped", "Entries that found the audit log's queue full", log.dropped)
+        yield _count("controller_audit_walks", "Times the whole chain was walked", self._audit.walks)
+        if last is not None:
+            age_s = (self._controller.clock.mono_ms() - last.mono_ms) / MS_PER_S
+            yield _gauge(
+                "controller_audit_chain_ok", "1 where the chain was whole when last walked", int(not last.fault)
+            )
+            yield _gauge("controller_audit_verified_entries", "Entries found whole by the last walk", last.head.lines)
+            yield _gauge("controller_audit_verified_age_seconds", "Since the chain was last walked", age_s)
 
     def _feeds(self) -> Iterator[Metric]:
         feeds, now_ms = self._controller.feeds, self._controller.clock.wall_ms()
@@ -104,6 +147,7 @@ class FleetCollector(Collector):
             yield family
         yield from self._obligations(states, wall_ms)
         yield from _by_workload(states)
+        yield from _by_class(states)
         yield from _partitions(states)
         yield _feeder_watts(states)
         yield _receipt_states(states)
@@ -168,6 +212,38 @@ def _by_workload(states: list[SiteState]) -> Iterator[Metric]:
             _add(break_even, [state.site, "best"], max(values, default=None))
             _add(break_even, [state.site, "worst"], min(values, default=None))
     yield from (target, measured, break_even)
+
+
+def _by_class(states: list[SiteState]) -> Iterator[Metric]:
+    labels = ["site", "workload", "class"]
+    target = _family("site_class_target_watts", "Ordered power by class of bank, its model", labels)
+    measured = _family("site_class_measured_watts", "Reported power by class of bank, its model", labels)
+    for state in states:
+        if state.nameplate is None:
+            continue
+        classes = _classes(state.nameplate)
+        watts: Counter[tuple[str, str]] = Counter()
+        for reading in state.report.banks if state.report is not None else ():
+            if reading.power_w is not None and reading.id in classes:
+                watts[classes[reading.id]] += reading.power_w
+        for key, power_w in sorted(watts.items()):
+            _add(measured, [state.site, *key], power_w)
+        watts = Counter()
+        for bank in state.decided.decision.banks if state.decided is not None else ():
+            if bank.bank in classes:
+                watts[classes[bank.bank]] += bank.target_w
+        for key, power_w in sorted(watts.items()):
+            _add(target, [state.site, *key], power_w)
+    yield from (target, measured)
+
+
+def _classes(plate: Nameplate) -> dict[str, tuple[str, str]]:
+    """Workload and class of each bank, by id; the classes of most rated power are told apart."""
+    rated: Counter[str] = Counter()
+    for bank in plate.banks:
+        rated[bank.model] += bank.rated_w
+    told = {model for model, _ in rated.most_common(CLASSES_MAX)}
+    return {bank.id: (bank.workload, bank.model if bank.model in told else "other") for bank in plate.banks}
 
 
 def _feeder_watts(states: list[SiteState]) -> Metric:

@@ -55,7 +55,7 @@ AuthInfo=socket={folder}/munge/munge.socket,cred_expire=5
 AuthAltTypes=auth/jwt
 AuthAltParameters=jwt_key={folder}/secret/jwt.key
 CredType=cred/munge
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/{proctrack}
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
@@ -117,6 +117,10 @@ class SlurmCluster:
     `partitions` maps names to what `slurm.conf` shall say of them besides the name, "Nodes=ALL" for instance; by
     default there is one, `hpc`, with every node. `more_config` is appended to `slurm.conf`. With `power_saving` a node
     that Slurm powers down loses its slurmd, as it would its power, and gets a new one when it is powered up.
+
+    `proctrack` is how a job step finds its processes. `linuxproc` follows every descendant, and walks the whole of
+    `/proc` for each signal: with n nodes on one kernel each pays for the processes of all n, which no real node does.
+    `pgid` looks at its own group alone: for figures over many jobs.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class SlurmCluster:
         partitions: Mapping[str, str] | None = None,
         more_config: str = "",
         power_saving: bool = False,
+        proctrack: str = "linuxproc",
     ) -> None:
         self.nodes: Final = nodes
         self.cpus: Final = cpus
@@ -135,6 +140,7 @@ class SlurmCluster:
         self._partitions = dict(partitions or {"hpc": "Nodes=ALL Default=YES"})
         self._more_config = more_config
         self._power_saving = power_saving
+        self._proctrack = proctrack
         self._folder: Path | None = None
         self._running: dict[str, Process] = {}
         self._rest_port = 0
@@ -338,7 +344,8 @@ class SlurmCluster:
 
     def _config(self) -> str:
         host = socket.gethostname().partition(".")[0]
-        lines = [_CONFIG.format(folder=self.folder, host=host, address=_HOST, controller_port=self._controller_port)]
+        places = {"folder": self.folder, "host": host, "address": _HOST, "controller_port": self._controller_port}
+        lines = [_CONFIG.format(**places, proctrack=self._proctrack)]
         for number, port in enumerate(self._node_ports, 1):
             place = f"NodeHostname={host} NodeAddr={_HOST} Port={port}"
             lines.append(f"NodeName=node{number} {place} CPUs={self.cpus} RealMemory=1000 State=UNKNOWN")

@@ -7,8 +7,8 @@ implements or does not: unsupported is not failed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -174,6 +174,14 @@ class PartitionFacts:
     """Nodes that we had powered down, for as long as they are down or on their way there."""
     booting: int = 0
     """Nodes on their way up: they draw power and take no job yet."""
+    up_nodes: tuple[str, ...] = ()
+    """Nodes that run a job or would take one; empty where the driver does not tell nodes apart."""
+    placed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The nodes of each job that holds some, where the driver tells."""
+    barred: frozenset[str] = frozenset()
+    """Nodes on which we let no job start, while the partition is open on the others."""
+    steps: bool = False
+    """Whether jobs can be let start on some of its nodes alone."""
 
 
 class Partition(Protocol):
@@ -207,6 +215,16 @@ class Requeues(Protocol):
     async def requeue(self, jobs: Sequence[str]) -> Mapping[str, Outcome]:
         """Stop jobs and put them back in the queue, where they wait until admission is opened. Never loses one: a job
         that may not be requeued answers Refused and goes on."""
+        ...
+
+
+@runtime_checkable
+class AdmitsPart(Protocol):
+    """A scheduler that can let jobs start on some of the nodes alone."""
+
+    async def admit_on(self, nodes: Collection[str]) -> Outcome:
+        """Let pending jobs start on these nodes and on no other; what runs goes on wherever it is. `set_admission`
+        undoes it."""
         ...
 
 

@@ -18,11 +18,13 @@ from controller.api.routes import READING, ROUTES, roles
 from controller.api.stream import Stream
 from controller.app import Controller
 from controller.audit import AuditLog
+from controller.audit_watch import AuditWatch
 from controller.console import Console
 from controller.roles import Access
 from controller.scrape import FleetCollector
 
 STREAM: web.AppKey[Stream] = web.AppKey("stream", Stream)
+WATCH: web.AppKey[AuditWatch] = web.AppKey("watch", AuditWatch)
 CONFIRM: web.AppKey[ConfirmTokens] = web.AppKey("confirm", ConfirmTokens)
 
 
@@ -40,8 +42,9 @@ def create_app(controller: Controller, access: Access | str, audit: AuditLog | N
     gate = Gate(access, settings, roles(metrics_open=settings.metrics_are_open) | open_to_all, audit, READING)
     stream = Stream(controller, settings.streams_max)
     confirm = ConfirmTokens(lambda: asyncio.get_running_loop().time())
-    reads, changes = Reads(controller, gate, stream, audit, console.history), Changes(controller, gate, confirm)
-    controller.metrics.read_at_scrape(FleetCollector(controller))
+    watch = AuditWatch(audit, controller.clock) if audit is not None else None
+    reads, changes = Reads(controller, gate, stream, watch, console.history), Changes(controller, gate, confirm)
+    controller.metrics.read_at_scrape(FleetCollector(controller, watch, stream))
     app = web.Application(middlewares=[problems, gate.middleware()], client_max_size=settings.body_max)
     app[STREAM], app[CONFIRM] = stream, confirm
     described = _described(metrics_open=settings.metrics_are_open)
@@ -52,6 +55,9 @@ def create_app(controller: Controller, access: Access | str, audit: AuditLog | N
             app.router.add_route("HEAD", route.path, handler)
     app.add_routes(console.routes())
     app.cleanup_ctx.append(console.lifetime)
+    if watch is not None:
+        app[WATCH] = watch
+        app.cleanup_ctx.append(watch.lifetime)
     app.on_shutdown.append(stream.close)
     return app
 

@@ -17,6 +17,7 @@ from controller.api.override_schemas import (
     OverrideAskIn,
     OverrideIn,
     PreviewOut,
+    PriceBandOut,
     RevokeQuery,
 )
 from controller.api.problems import of_rejected, problem
@@ -27,6 +28,7 @@ from controller.api.schemas import BaselineOut, OverrideSetOut, SignalIn, Signal
 from controller.api.standing import Standing, least_w, target_out
 from controller.app import Controller
 from controller.asks import Rejected
+from controller.dispatch import Dispatched
 from controller.engine.model import OverrideKind
 from controller.overrides import OverrideAsk
 from controller.overrides_model import STANDS_DOWN, Imposed
@@ -65,12 +67,12 @@ class Changes:
                 id=asked.id or _id_of_key(request, "sg"),
             )
         )
-        self._controller.metrics.signal_to_order_seconds.observe(_loop_time() - began_s)
         if isinstance(outcome, Rejected):
             if outcome.field == "id" and asked.id is None:
                 fix = "send the very request again, or take a new key for a new one"
                 outcome = Rejected("invalid", "Idempotency-Key", "was used for another request", fix)
             raise of_rejected(outcome)
+        self._ordered(began_s, outcome.now)
         obligation, baseline = outcome.accepted.obligation, outcome.accepted.baseline
         request[DETAIL]["id"] = obligation.id
         out = SignalOut(
@@ -112,8 +114,7 @@ class Changes:
             after_w=change.after.planned_w if change.after else None,
             change_mw=None if power_w is None else round(power_w / 1e6, 6),
             usd_per_h=money.usd_per_h if money else None,
-            price_low_usd_per_mwh=money.low_usd_per_mwh if money else None,
-            price_high_usd_per_mwh=money.high_usd_per_mwh if money else None,
+            price_usd_per_mwh=_price(money),
             jobs=change.jobs_lost,
             conflicts=Standing(self._controller, ask.site, drafted=drafted).conflicts(drafted.id),
             permissives=previews.permissives(self._controller, state, drafted),
@@ -142,9 +143,9 @@ class Changes:
         else:
             needs_site(request, ask.site)
         outcome = self._controller.impose(ask)
-        self._controller.metrics.signal_to_order_seconds.observe(_loop_time() - began_s)
         if isinstance(outcome, Rejected):
             raise of_rejected(outcome)
+        self._ordered(began_s, outcome.now)
         override = outcome.override
         request[DETAIL]["id"] = override.id
         standing = Standing(self._controller, override.site)
@@ -230,6 +231,12 @@ class Changes:
             raise problem("invalid", 422, detail, "value_w", f"give {least} or more, or impose an emergency stop")
         return state, done.override
 
+    def _ordered(self, began_s: float, now: Dispatched | None) -> None:
+        """Measure how long what was asked took to become an order. What asked for none is not measured."""
+        if now is not None and now.order is not None:
+            exemplar = {"decision_id": now.decided.id, "order": f"{now.order.epoch}-{now.order.seq}"}
+            self._controller.metrics.signal_to_order_seconds.observe(_loop_time() - began_s, exemplar)
+
     def _may_touch(self, request: web.Request, found: Imposed) -> None:
         """A lockout is its owner's."""
         who = request[PRINCIPAL]
@@ -241,6 +248,14 @@ class Changes:
         state = self._controller.fleet.get(site)
         assert state is not None  # noqa: S101  it has just been decided
         return state
+
+
+def _price(money: previews.Money | None) -> PriceBandOut | None:
+    if money is None or money.band is None:
+        return None
+    found = money.band
+    low, expected, high = (round(usd, 2) for usd in (found.low, found.expected, found.high))
+    return PriceBandOut(low=low, expected=expected, high=high, basis=found.basis)
 
 
 def _never() -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Final
 from contract.messages import Mode
 from controller.api.schemas import FindingOut
 from controller.app import Controller
-from controller.audit import AuditLog
+from controller.audit_watch import AuditWatch
 from controller.engine.model import Params
 from controller.roles import Principal
 from controller.state import SiteState
@@ -25,7 +25,7 @@ _READY_FIX: Final = {
 _SITES_MAX: Final = 1_000
 
 
-def process_findings(controller: Controller, audit: AuditLog | None) -> Iterator[FindingOut]:
+def process_findings(controller: Controller, audit: AuditWatch | None) -> Iterator[FindingOut]:
     """The controller itself."""
     for check in controller.checks():
         name = "broker" if check.name == "bus" else check.name
@@ -34,9 +34,7 @@ def process_findings(controller: Controller, audit: AuditLog | None) -> Iterator
         fix = "set [http] audit_file"
         yield FindingOut(check="audit", site=None, ok=None, detail="no audit log is kept", fix=fix)
     else:
-        fault = audit.fault
-        detail = f"{audit.head.lines} entries" if fault is None else f"cannot be written: {fault}"
-        yield _finding("audit", None, fault is None, detail, "make room on its disk; changes go on meanwhile")
+        yield _audited(audit)
     held = controller.feeds
     found = [("price", "prices", name, feed.health) for name, feed in held.prices.items()]
     found += [("hashprice", "hashprices", name, feed.health) for name, feed in held.hashprices.items()]
@@ -62,6 +60,17 @@ def reached(controller: Controller, who: Principal, site: str | None) -> list[Si
     """The sites to look at, bounded."""
     found = [state for state in controller.fleet if who.reaches(state.site) and site in (None, state.site)]
     return sorted(found, key=lambda state: state.site)[:_SITES_MAX]
+
+
+def _audited(audit: AuditWatch) -> FindingOut:
+    if audit.log.fault is not None:
+        fix = "make room on its disk; changes go on meanwhile"
+        return _finding("audit", None, False, f"cannot be written: {audit.log.fault}", fix)
+    if audit.last is not None and audit.last.fault is not None:
+        fix = "keep the file, find out who changed it, see the runbook WattshiftAuditBroken"
+        return _finding("audit", None, False, audit.last.fault, fix)
+    told = "not yet walked" if audit.last is None else f"{audit.last.head.lines} of them walked and whole"
+    return _finding("audit", None, True, f"{audit.log.head.lines} entries, {told}", None)
 
 
 def _agent(controller: Controller, state: SiteState, params: Params) -> FindingOut:
@@ -116,9 +125,8 @@ def _scheduler(controller: Controller, state: SiteState, params: Params) -> Iter
         ok = age_ms is not None and age_ms <= params.stale_report_ms
         told = "has never answered" if age_ms is None else f"answered {age_ms / 1_000:.0f} s ago"
         detail = f"{each.bank}: {told}; {each.nodes_up} nodes up, {len(each.jobs)} jobs"
-        yield _finding(
-            "scheduler", state.site, ok, detail, "is slurmrestd or slurmctld up, and the agent's token good?"
-        )
+        fix = "is slurmctld, slurmrestd or the Kubernetes API server up, and the agent's token good?"
+        yield _finding("scheduler", state.site, ok, detail, fix)
 
 
 def _price(controller: Controller, state: SiteState, params: Params) -> FindingOut:

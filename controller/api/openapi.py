@@ -152,7 +152,7 @@ def _answer(route: Route, model: Any, refs: dict[Any, dict[str, Any]]) -> dict[s
         found["headers"] = {name: {"schema": {"type": "string"}} for name in route.gives}
     if isinstance(model, str):
         schema = {"type": "object"} if model == "application/json" else {"type": "string"}
-        found["content"] = {model: {"schema": schema}}
+        found["content"] = {each: {"schema": schema} for each in model.split(", ")}
     elif model is not None:
         found["content"] = {"application/json": {"schema": refs[model]}}
     return found

@@ -160,11 +160,22 @@ class PermissiveOut(Out):
 
 
 class UsdPerHourOut(Out):
-    """Change of revenue less energy: at the present price, and the least and most of it within the price band."""
+    """Change of revenue less energy: at the price expected while it stands, and the least and most of it within the
+    band of prices. Low and high are null where the price's past is too short to make a band of."""
+
+    low: float | None
+    expected: float
+    high: float | None
+
+
+class PriceBandOut(Out):
+    """Mean price over the override's time, USD/MWh: as the outlook expects it, and one in ten times below or above."""
 
     low: float
     expected: float
     high: float
+    basis: str
+    """What it was made from."""
 
 
 class PreviewOut(Out):
@@ -180,8 +191,8 @@ class PreviewOut(Out):
     change_mw: float | None
     usd_per_h: UsdPerHourOut | None
     """Null where a price is unknown."""
-    price_low_usd_per_mwh: float | None
-    price_high_usd_per_mwh: float | None
+    price_usd_per_mwh: PriceBandOut | None
+    """Null where no price is known, or too little of its past."""
     jobs: list[str]
     """HPC jobs that would run without it and not with it."""
     conflicts: list[ConflictOut]

@@ -1,24 +1,24 @@
 """What an override would do, before it is imposed: power, money, jobs, conflicts, and what stands in its way.
 
-The decision is made with and without it, at its start, with what is known now; and again at a lower and a higher price.
-Each is one `decide` of one site, with the event loop free in between.
+The decision is made with and without it, at its start, with what is known now; and again at the price that is expected
+over its time, at a low and at a high one (`controller.price_band`). Each is one `decide` of one site, with the event
+loop free in between.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from controller.api.override_schemas import PermissiveOut, UsdPerHourOut
 from controller.api.standing import is_local
 from controller.app import Controller
-from controller.engine.model import SiteDecision, SiteSnapshot
+from controller.engine.model import Outlook, SiteDecision, SiteSnapshot
 from controller.overrides_model import STANDS_DOWN, Imposed
+from controller.price_band import PAST_MS, Band, band
 from controller.state import SiteState
-
-_BAND_MIN_USD_PER_MWH = 10.0
-"""A share of a price near zero is no band."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """Change in USD per hour over a band of prices."""
+    """Change in USD per hour, and the prices it was reckoned at; `band` is None where the price's past is too short."""
 
     usd_per_h: UsdPerHourOut
-    low_usd_per_mwh: float
-    high_usd_per_mwh: float
+    band: Band | None
 
 
 async def change_of(controller: Controller, state: SiteState, drafted: Imposed) -> Change:
@@ -65,19 +64,21 @@ async def change_of(controller: Controller, state: SiteState, drafted: Imposed) 
 
 
 async def money_of(controller: Controller, state: SiteState, drafted: Imposed, expected: Change) -> Money | None:
-    """The same at a lower and a higher price. None where a price is not known."""
-    now_usd = controller.freezer.energy(state.site, controller.clock.wall_ms()).usd_per_mwh
-    middle = expected.usd_per_h
-    if now_usd is None or middle is None:
+    """What it earns or costs an hour at the prices to be expected while it stands. None where no price is known."""
+    now_ms = controller.clock.wall_ms()
+    now_usd = controller.freezer.energy(state.site, now_ms).usd_per_mwh
+    if now_usd is None or expected.usd_per_h is None:
         return None
-    band = max(abs(now_usd) * controller.config.http.preview_price_band, _BAND_MIN_USD_PER_MWH)
-    low_usd, high_usd = now_usd - band, now_usd + band
-    found = [middle]
-    for usd in (low_usd, high_usd):
-        at = (await _change(controller, state, drafted, _at_price(usd))).usd_per_h
-        if at is not None:
-            found.append(at)
-    return Money(UsdPerHourOut(low=min(found), expected=middle, high=max(found)), round(low_usd, 2), round(high_usd, 2))
+    found = _band(controller, state.site, drafted, now_usd, now_ms)
+    if found is None:
+        return Money(UsdPerHourOut(low=None, expected=expected.usd_per_h, high=None), None)
+    usd: list[float] = []
+    for price in (found.expected, found.low, found.high):
+        at = (await _change(controller, state, drafted, _at_price(price, price - found.expected, drafted))).usd_per_h
+        if at is None:
+            return None
+        usd.append(at)
+    return Money(UsdPerHourOut(low=min(usd), expected=usd[0], high=max(usd)), found)
 
 
 def must_confirm(controller: Controller, drafted: Imposed, change: Change) -> bool:
@@ -126,10 +127,30 @@ async def _change(
     return Change(before, after)
 
 
-def _at_price(usd_per_mwh: float) -> Callable[[SiteSnapshot], SiteSnapshot]:
+def _band(controller: Controller, site: str, drafted: Imposed, now_usd: float, now_ms: int) -> Band | None:
+    name = controller.config.price_feed_of(site) or ""
+    feed = controller.feeds.prices.get(name)
+    past = None if feed is None else feed.known(now_ms - PAST_MS, now_ms)
+    outlook = controller.freezer.outlooks.of(site, now_ms)
+    return band(past, outlook, now_usd, now_ms, drafted.starts_at_ms, drafted.ends_at_ms)
+
+
+def _at_price(usd_per_mwh: float, shift_usd: float, drafted: Imposed) -> Callable[[SiteSnapshot], SiteSnapshot]:
+    """The site at another price, its outlook shifted by as much for the time of the override."""
+
+    def shifted(outlook: Outlook) -> Outlook:
+        ends_ms = drafted.ends_at_ms if drafted.ends_at_ms is not None else sys.maxsize
+        starts = (outlook.start_ms + outlook.step_ms * step for step in range(len(outlook.usd_per_mwh)))
+        usd = (
+            price + shift_usd if drafted.starts_at_ms < start + outlook.step_ms and start < ends_ms else price
+            for start, price in zip(starts, outlook.usd_per_mwh, strict=True)
+        )
+        return outlook.model_copy(update={"usd_per_mwh": tuple(usd)})
+
     def alter(site: SiteSnapshot) -> SiteSnapshot:
         energy = site.energy.model_copy(update={"usd_per_mwh": usd_per_mwh})
-        return site.model_copy(update={"energy": energy})
+        outlook = None if site.outlook is None else shifted(site.outlook)
+        return site.model_copy(update={"energy": energy, "outlook": outlook})
 
     return alter
 

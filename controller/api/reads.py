@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from controller.api import doctor, views
 from controller.api.gate import PRINCIPAL, Gate
@@ -33,12 +33,13 @@ from controller.api.schemas import (
 from controller.api.standing import Standing, all_out
 from controller.api.stream import Stream
 from controller.app import Controller
-from controller.audit import AuditLog
+from controller.audit_watch import AuditWatch
 from controller.console.history import EVERY_MS, History
 from controller.journal.base import JournalError, StoredDecision
 from controller.overrides_model import Imposed
 
-_YIELD_EVERY: Final = 64
+_YIELD_EVERY: Final = 16
+_FINDINGS_EVERY: Final = 4
 _DECISIONS_EVERY: Final = 8
 _SCOPE_MAX: Final = 100
 """Sites of a scoped token whose decisions are gathered in one answer."""
@@ -48,7 +49,7 @@ class Reads:
     """The handlers."""
 
     def __init__(
-        self, controller: Controller, gate: Gate, stream: Stream, audit: AuditLog | None, history: History
+        self, controller: Controller, gate: Gate, stream: Stream, audit: AuditWatch | None, history: History
     ) -> None:
         self._controller = controller
         self._gate = gate
@@ -69,9 +70,10 @@ class Reads:
         who = request.get(PRINCIPAL)
         if who is not None and who.sites is not None:
             raise problem("forbidden", 403, "metrics are of all sites", None, "use a token that reaches every site")
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         # In a thread, for rendering thousands of series takes longer than an order may wait.
-        body = await asyncio.to_thread(generate_latest, self._controller.metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        body = await asyncio.to_thread(encode, self._controller.metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": content_type, "Vary": "Accept"})
 
     async def who(self, request: web.Request) -> web.Response:
         who = request[PRINCIPAL]
@@ -175,7 +177,7 @@ class Reads:
         findings: list[FindingOut] = list(doctor.process_findings(self._controller, self._audit))
         for place, state in enumerate(doctor.reached(self._controller, request[PRINCIPAL], asked.site)):
             findings.extend(doctor.site_findings(self._controller, state))
-            if place % _YIELD_EVERY == _YIELD_EVERY - 1:
+            if place % _FINDINGS_EVERY == 0:
                 await asyncio.sleep(0)
         return answer(DoctorOut(ok=all(each.ok is not False for each in findings), findings=findings))
 

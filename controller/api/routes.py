@@ -50,7 +50,7 @@ class Route:
     role: Role | None
     """The least that may; None: nobody is asked for a token."""
     answers: tuple[tuple[int, type[BaseModel] | str | None], ...]
-    """What stands for success: by status a model, a content type, or nothing."""
+    """What stands for success: by status a model, content types joined by commas, or nothing."""
     takes: type[In] | None = None
     query: type[Query] | None = None
     headers: tuple[str, ...] = ()
@@ -76,7 +76,10 @@ ROUTES: Final = (
     Route("GET", "/healthz", "healthz", "The process answers", None, ((200, "application/json"),)),
     Route("GET", "/readyz", "readyz", "Whether it may lead; what is wrong", None, ((200, ReadyOut), (503, ReadyOut))),
     Route("GET", "/openapi.json", "openapi", "This description", None, ((200, "application/json"),)),
-    Route("GET", "/metrics", "metrics", "Prometheus metrics", _V, ((200, "text/plain"),)),
+    Route(
+        "GET", "/metrics", "metrics", "Prometheus metrics; OpenMetrics, with exemplars, where that is accepted", _V,
+        ((200, "text/plain, application/openmetrics-text"),),
+    ),
     Route("GET", "/v1/whoami", "who", "Who the token says is asking", _V, ((200, WhoOut),)),
     Route("GET", "/v1/sites", "sites", "One line per site", _V, ((200, SitesOut),)),
     Route("GET", "/v1/sites/{site}", "site", "Everything about a site", _V, ((200, SiteOut),)),

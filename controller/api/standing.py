@@ -201,13 +201,14 @@ def least_w(state: SiteState, ask: OverrideAsk) -> int:
         site=ask.site,
         feeder=ask.feeder,
         bank=ask.bank,
+        workload=ask.workload,
         starts_at_ms=0,
         ends_at_ms=None,
         reason="",
         created_at_ms=0,
     )
     covered = set(probe.covers(plate))
-    at_main = ask.bank is None and ask.feeder in (None, plate.main.id)
+    at_main = ask.bank is None and ask.workload is None and ask.feeder in (None, plate.main.id)
     idle_mw = sum(bank.idle_w * (bank.pue_milli if at_main else _MILLI) for bank in plate.banks if bank.id in covered)
     return -(-idle_mw // _MILLI) + (plate.base_load_w if at_main else 0)
 

@@ -35,7 +35,7 @@ _WRITE_BUFFER: Final = 256 * 1024
 _LOOK_S: Final = 0.5
 _LOOK_SHARE: Final = 20
 """Looking takes at most one part in so many of the event loop's time."""
-_SLICE: Final = 32
+_SLICE: Final = 8
 _ENDED: Final = frozenset({OverrideState.EXPIRED, OverrideState.REVOKED})
 
 
@@ -111,9 +111,9 @@ class Stream:
         hello = json.dumps({"epoch": self._controller.epoch, "at_ms": self._controller.clock.wall_ms()})
         if at is None:
             at = events.last
-            await self._write(response, self._wire(at, "reset", hello))
+            await self._write(response, self._reset(at, hello))
         else:
-            await self._write(response, f": {hello}\nretry: 2000\n\n")
+            await self._write(response, f": {hello}\nretry: 2000\n\n".encode())
         while True:
             if clock.time() - asked_s >= self.recheck_s:
                 asked_s = clock.time()
@@ -122,13 +122,13 @@ class Stream:
             found = events.since(at, BATCH)
             if found is None:  # it read too slowly, and what it has not read is gone
                 at = events.last
-                await self._write(response, self._wire(at, "reset", hello))
+                await self._write(response, self._reset(at, hello))
                 continue
             if found:
                 at = found[-1].n
-                text = "".join(self._wire(each.n, each.kind, each.text) for each in found if _may(each, who, site))
-                if text:
-                    await self._write(response, text)
+                data = b"".join(each.wire(self._controller.epoch) for each in found if _may(each, who, site))
+                if data:
+                    await self._write(response, data)
                 else:
                     await asyncio.sleep(0)
                 continue
@@ -136,15 +136,15 @@ class Stream:
                 async with asyncio.timeout(min(BEAT_S, self.recheck_s)):
                     await events.beyond(at)
             except TimeoutError:
-                await self._write(response, ": \n\n")
+                await self._write(response, b": \n\n")
 
-    async def _write(self, response: web.StreamResponse, text: str) -> None:
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
         """Raises TimeoutError where the client takes nothing."""
         async with asyncio.timeout(self.stall_s):
-            await response.write(text.encode())
+            await response.write(data)
 
-    def _wire(self, n: int, kind: str, text: str) -> str:
-        return f"id: {self._controller.epoch}-{n}\nevent: {kind}\ndata: {text}\n\n"
+    def _reset(self, at: int, hello: str) -> bytes:
+        return Event(at, "reset", None, hello).wire(self._controller.epoch)
 
     def _place(self, last_event_id: str) -> int | None:
         """Where to go on; None where it must start anew. Without an id: from now."""

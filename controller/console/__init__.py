@@ -16,22 +16,14 @@ from typing import Final
 from aiohttp import web
 
 from controller.app import Controller
+from controller.console import runbooks
 from controller.console.history import History
+from controller.console.policy import HEADERS
 
-POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _TYPES: Final = {
     ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".mjs": "text/javascript",
     ".svg": "image/svg+xml", ".txt": "text/plain",
 }  # fmt: skip
-_HEADERS: Final = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
 
 
 class Console:
@@ -44,11 +36,11 @@ class Console:
 
     @property
     def paths(self) -> frozenset[str]:
-        return frozenset(self._files)
+        return frozenset(self._files) | runbooks.PATHS
 
     def routes(self) -> list[web.RouteDef]:
-        """`/` and every file below `/console/`."""
-        return [web.get(path, self._file) for path in self._files]
+        """`/`, every file below `/console/`, and the runbooks."""
+        return [*(web.get(path, self._file) for path in self._files), *runbooks.routes()]
 
     async def lifetime(self, _app: web.Application) -> AsyncIterator[None]:
         """For `app.cleanup_ctx`: samples history while the server runs."""
@@ -61,8 +53,8 @@ class Console:
     async def _file(self, request: web.Request) -> web.Response:
         file = self._files[request.path]
         if request.headers.get("If-None-Match") == file.etag:
-            return web.Response(status=304, headers={**_HEADERS, "ETag": file.etag})
-        headers = {**_HEADERS, "ETag": file.etag, "Cache-Control": "no-cache"}
+            return web.Response(status=304, headers={**HEADERS, "ETag": file.etag})
+        headers = {**HEADERS, "ETag": file.etag, "Cache-Control": "no-cache"}
         return web.Response(body=file.body, headers=headers, content_type=file.kind, charset="utf-8")
 
     def _price(self, site: str, wall_ms: int) -> float | None:

@@ -72,6 +72,8 @@ class Quota(Wire):
 
     cap_w: PowerW
     until_ms: TimeMs
+    usd_per_mwh: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """What a megawatt-hour more would be worth to the fleet, beyond its price; None where nothing was planned."""
 
 
 class Obligation(Wire):

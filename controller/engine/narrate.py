@@ -11,7 +11,7 @@ from contract.units import MS_PER_MINUTE, W_PER_MW
 from controller.engine.economics import Outcome
 from controller.engine.facts import Bank, Site
 from controller.engine.model import BankDecision, PlanNote, Shortfall, Stance
-from controller.engine.rules import Envelope
+from controller.engine.rules import FLEET, Envelope
 from controller.engine.wish import Ahead, AheadKind
 
 MAX_CHARS: Final = 1_000
@@ -164,10 +164,19 @@ def _cap(group: Group) -> str:
             if limit.id == cause and limit.kind != "obligation":
                 where = "the site" if i == site.root else f"feeder {site.nodes[i].id}"
                 by = f" by cap {_override(group)}" if own is not None else ""
+                if cause == FLEET and own is None:
+                    by = f", its share of the fleet's cap{_worth_more(site)}"
                 return (
                     f"{group.verb('give', 'gives')} up {group.given_up} to keep {where} within {power(limit.watts)}{by}"
                 )
     return f"{group.verb('give', 'gives')} up {group.given_up} by cap {_override(group)}"
+
+
+def _worth_more(site: Site) -> str:
+    quota = site.snapshot.quota
+    if quota is None or quota.usd_per_mwh is None:
+        return ""
+    return f", where a MWh more is worth {usd(quota.usd_per_mwh)} USD above its price"
 
 
 def _data_stale(group: Group) -> str:

@@ -95,21 +95,24 @@ class Posed:
     rows: list[Row]
     price: F8
     """(T,) USD/MWh at the main meter."""
+    rest_mw: F8
+    """(T,) at the main meter, of all that is no unit."""
 
 
 class TooLargeError(Exception):
     """The site has more units than can be planned in time."""
 
 
-def pose(site: Site, envelope: Envelope, price: F8) -> Posed:
-    """The problem of one site. Raises `TooLargeError`."""
+def pose(site: Site, envelope: Envelope, price: F8, *, meter: bool = False) -> Posed:
+    """The problem of one site. With `meter` its first row is the main meter's even where that can never bind. Raises
+    `TooLargeError`."""
     load = _Load(site)
     units: list[Unit] = []
     for i, (bank, bounds) in enumerate(zip(site.banks, envelope.bounds, strict=True)):
         units.extend(_units(i, bank, bounds, load))
     if len(units) > UNITS_MAX:
         raise TooLargeError
-    rows = _rows(site, envelope, units, load)
+    rows = _rows(site, envelope, units, load, meter=meter)
     mean_usd = float(price @ GRID.hours / GRID.hours.sum())
     for unit in units:
         bank = site.banks[unit.bank]
@@ -117,7 +120,7 @@ def pose(site: Site, envelope: Envelope, price: F8) -> Posed:
             unit.figures = _bank_figures(site, bank, envelope.bounds[unit.bank], unit, mean_usd)
         else:
             unit.figures = _job_figures(site, bank, unit.job, unit)
-    return Posed(site, units, rows, price)
+    return Posed(site, units, rows, price, -load.left(site.root, np.zeros(STEPS)))
 
 
 class _Load:
@@ -192,8 +195,8 @@ def _job_units(index: int, bank: Bank, bounds: Bounds, load: _Load) -> Iterable[
         yield Unit(f"{bank.id}/{job.id}", index, job, job.power_w, job.power_w)
 
 
-def _rows(site: Site, envelope: Envelope, units: list[Unit], load: _Load) -> list[Row]:
-    """The rows that may bind; each unit learns which it counts in."""
+def _rows(site: Site, envelope: Envelope, units: list[Unit], load: _Load, *, meter: bool) -> list[Row]:
+    """The rows that may bind, the main meter's first; each unit learns which it counts in."""
     below: list[list[tuple[Unit, float]]] = [[] for _ in site.nodes]
     for unit in units:
         bank = site.banks[unit.bank]
@@ -205,7 +208,8 @@ def _rows(site: Site, envelope: Envelope, units: list[Unit], load: _Load) -> lis
             continue
         limits = _limits(site, envelope, node)
         least_mw = min(mw for mw, _, _ in limits) - load.fixed_mw[node]
-        if sum(unit.most_w * weight for unit, weight in below[node]) * MW_PER_W > least_mw:
+        asked = meter and node == site.root
+        if asked or sum(unit.most_w * weight for unit, weight in below[node]) * MW_PER_W > least_mw:
             penalty = METER_PENALTY if node == site.root else FEEDER_PENALTY
             cap = load.left(node, _over_time(site, limits))
             _bind(rows, f"node:{site.nodes[node].id}", cap, penalty, site, below[node])

@@ -16,7 +16,7 @@ from controller.engine.model import Obligation, Override, OverrideKind
 
 LimitKind = Literal["feeder", "site_cap", "obligation"]
 FLEET: Final = "fleet"
-"""What a quota is called where it limits."""
+"""What a quota is called where it limits: the shares of one cap, see `controller.engine.quotas`."""
 
 
 @dataclass(slots=True)

@@ -130,6 +130,12 @@ class JournalHealth:
     dropped: int
     failures: int
     """Writes that failed; each is tried again."""
+    queue_max: int = 0
+    """More records than these are dropped; 0 where there is no queue."""
+    commit_s: float | None = None
+    """How long the newest batch took to be durable."""
+    size_bytes: int | None = None
+    """Of its file on disk, where it is one."""
 
 
 class Journal(Protocol):

@@ -77,6 +77,7 @@ class SqlJournal:
         self._in = self._done = self._written = self._dropped = self._failures = 0
         self._dropped_told = 0
         self._fault: str | None = None
+        self._commit_s: float | None = None
         self._now_ms = 0
         self._reading = False
 
@@ -164,6 +165,9 @@ class SqlJournal:
             written=self._written,
             dropped=self._dropped,
             failures=self._failures,
+            queue_max=self._queue_records,
+            commit_s=self._commit_s,
+            size_bytes=_size(self._sqlite_path()),
         )
 
     async def recent(self, site: str | None, limit: int) -> list[StoredDecision]:
@@ -231,6 +235,7 @@ class SqlJournal:
                 await self._wake.wait()
                 await asyncio.sleep(_LINGER_S)
                 self._take_batch()
+            began_s = asyncio.get_running_loop().time()
             try:
                 await self._commit(self._batch)
             except (IntegrityError, ProgrammingError) as error:
@@ -241,6 +246,7 @@ class SqlJournal:
                 self._failed(_first_line(error))
                 await asyncio.sleep(self._retry_s)
             else:
+                self._commit_s = asyncio.get_running_loop().time() - began_s
                 self._landed()
 
     def _take_batch(self) -> None:
@@ -296,6 +302,14 @@ class SqlJournal:
 def _open_once(path: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA schema_version")
+
+
+def _size(path: str | None) -> int | None:
+    """Of a file, with what waits in its write-ahead log."""
+    if path is None:
+        return None
+    found = [each.stat().st_size for each in (Path(path), Path(f"{path}-wal")) if each.is_file()]
+    return sum(found) if found else None
 
 
 def _make_engine(url: str, max_mb: int | None) -> AsyncEngine:

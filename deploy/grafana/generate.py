@@ -38,6 +38,8 @@ from grafana_foundation_sdk.models.dashboard import (
 FOLDER: Final = Path(__file__).parent / "dashboards"
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="$datasource")
 WIDTH: Final = 24
+URL: Final = "http://127.0.0.1:8480"
+"""Where the controller is, unless said otherwise."""
 SITE: Final = 'site=~"$site"'
 
 
@@ -95,8 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--write", action="store_true", help="rewrite deploy/grafana/dashboards")
     what.add_argument("--check", action="store_true", help="say what differs")
+    parser.add_argument("--url", default=URL, help="where people reach the controller: dashboards link there")
     options = parser.parse_args(argv)
-    made = {f"{board.uid}.json": render(board) for board in BOARDS}
+    made = {f"{board.uid}.json": render(board, options.url.rstrip("/")) for board in BOARDS}
     if options.write:
         FOLDER.mkdir(exist_ok=True)
         for name, text in made.items():
@@ -109,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(made != there)
 
 
-def render(board: Board) -> str:
-    """The dashboard's JSON, with its keys sorted."""
+def render(board: Board, url: str = URL) -> str:
+    """The dashboard's JSON, with its keys sorted. Links to console and runbooks begin with `url`."""
     made = (
         Dashboard(board.title)
         .uid(board.uid)
@@ -123,10 +126,9 @@ def render(board: Board) -> str:
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
         .link(_link("Wattshift dashboards", DashboardLinkType.DASHBOARDS, tags=["wattshift"]))
-        .link(_link("Runbooks", DashboardLinkType.LINK, url="${runbooks}"))
-        .link(_link("Console", DashboardLinkType.LINK, url="${console}"))
-        .with_variable(dashboard.ConstantVariable("console").value("http://127.0.0.1:8480/"))
-        .with_variable(dashboard.ConstantVariable("runbooks").value("https://wattshift.internal/runbooks"))
+        .link(_link("Runbooks", DashboardLinkType.LINK, url="${wattshift_url}/runbooks"))
+        .link(_link("Console", DashboardLinkType.LINK, url="${wattshift_url}/"))
+        .with_variable(dashboard.ConstantVariable("wattshift_url").value(url))
     )
     if board.by_site:
         made = made.with_variable(
@@ -316,6 +318,12 @@ ONE_SITE: Final = Board(
                   (Q(f"wattshift_site_margin_usd_per_hour{{{SITE}}}", "{{site}}"),)),
         )),
         ("Orders", (
+            Graph("Drawn by class of bank", "Each model of machine, as the agents report it", "watt",
+                  (Q(f"sum by (workload, class) (wattshift_site_class_measured_watts{{{SITE}}})",
+                     "{{workload}} {{class}}"),), stacked=True),
+            Graph("Ordered by class of bank", "Each model of machine", "watt",
+                  (Q(f"sum by (workload, class) (wattshift_site_class_target_watts{{{SITE}}})",
+                     "{{workload}} {{class}}"),), stacked=True),
             Graph("Target by workload", "What was ordered", "watt",
                   (Q(f"sum by (workload) (wattshift_site_target_watts{{{SITE}}})", "{{workload}}"),), stacked=True),
             Graph("Banks by receipt", "How far each is proven", "none",
@@ -419,8 +427,35 @@ CONTROLLER: Final = Board(
                 Q("wattshift_controller_leading_ok", "leading"),
                 Q("wattshift_feed_ok", "feed {{feed}}"),
             ), steps=True),
+            Graph("Queues", "What waits: rows for the journal as a share of what may, audit entries, sites to decide",
+                  "none", (
+                      Q("wattshift_controller_journal_queue_rows / wattshift_controller_journal_queue_max_rows",
+                        "journal, share"),
+                      Q("wattshift_controller_audit_queue_entries", "audit entries"),
+                      Q("wattshift_controller_undecided_sites", "sites to decide"),
+                  )),
+            Graph("Journal's disk", "Size of its file with what waits in its log", "bytes",
+                  (Q("wattshift_controller_journal_size_bytes", "{{instance}}"),)),
+            Graph("Journal commit", "Until the newest batch was durable", "s",
+                  (Q("wattshift_controller_journal_commit_seconds", "{{instance}}"),)),
+            Graph("Event readers", "Consoles that follow /v1/events, and those that stopped reading", "none", (
+                Q("wattshift_controller_event_clients", "following"),
+                Q("wattshift_controller_event_clients_dropped_total", "dropped, in all"),
+            )),
             Graph("Epoch", "Rises when another controller takes the lead", "none",
                   (Q("wattshift_controller_epoch", "{{instance}}"),), steps=True),
+        )),
+        ("Audit", (
+            Tile("Chain", "1 where the audit log was whole when last walked", "none",
+                 Q("min(wattshift_controller_audit_chain_ok)", "")),
+            Tile("Entries", "Length of the chain on disk", "none", Q("sum(wattshift_controller_audit_entries)", "")),
+            Tile("Verified", "Entries found whole by the last walk", "none",
+                 Q("sum(wattshift_controller_audit_verified_entries)", "")),
+            Tile("Since verified", "Time since the chain was last walked, hourly when all is well", "s",
+                 Q("max(wattshift_controller_audit_verified_age_seconds)", ""), warn=7_200, bad=10_800),
+            Tile("Not written", "Writes that failed and were tried again, and entries lost, since the start", "none",
+                 Q("sum(wattshift_controller_audit_failures_total + wattshift_controller_audit_dropped_total)", ""),
+                 bad=1, width=8),
         )),
     ),
     by_site=False,

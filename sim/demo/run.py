@@ -32,6 +32,7 @@ from sim.broker import LocalBroker
 from sim.checkers import PlantTruth, Suite
 from sim.clock import ScaledClock
 from sim.demo.invariants import DEADLINE_S, allowances
+from sim.demo.metrics import write_prometheus
 from sim.demo.sites import DemoSite, demo_sites
 from sim.demo.story import Story
 from sim.demo.summary import Summary, summarise
@@ -108,6 +109,8 @@ class Demo:
         self.url = ""
         self.token_file = Path()
         self.journal_file = Path()
+        self.audit_file = Path()
+        self.prometheus_file = Path()
         self._stack = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -151,7 +154,13 @@ class Demo:
         await self._start_controller(folder, broker)
         for index, demo in enumerate(demos):
             await self._start_site(demo, index, folder, broker)
-        access = {"url": self.url, "token_file": str(self.token_file), "journal": str(self.journal_file)}
+        access = {
+            "url": self.url,
+            "token_file": str(self.token_file),
+            "journal": str(self.journal_file),
+            "audit": str(self.audit_file),
+            "prometheus": str(self.prometheus_file),
+        }
         self.say("ready", None, f"The API listens on {self.url}; its token is in {self.token_file}.", access)
         self._tasks += [
             asyncio.create_task(self._check(), name="checkers"),
@@ -168,13 +177,18 @@ class Demo:
 
     async def _start_controller(self, folder: Path, broker: LocalBroker) -> None:
         self.token_file, self.journal_file = folder / "token", folder / "journal.sqlite3"
+        self.audit_file = folder / "audit.jsonl"
         token = secrets.token_hex(16)
         self.token_file.write_text(token, encoding="utf-8")
         self.token_file.chmod(0o600)
         config = ControllerConfig.model_validate(
             {
                 "mqtt": broker.settings("wattshift-controller").model_dump(),
-                "http": {"listen": f"127.0.0.1:{DEFAULT_PORT}", "token_file": str(self.token_file)},
+                "http": {
+                    "listen": f"127.0.0.1:{DEFAULT_PORT}",
+                    "token_file": str(self.token_file),
+                    "audit_file": str(self.audit_file),
+                },
                 "journal": {"url": f"sqlite+aiosqlite:///{self.journal_file}"},
                 "feeds": {
                     "prices": {"hb-houston": {"kind": "csv", "path": str(SAMPLES / RT_FILE)}},
@@ -200,6 +214,7 @@ class Demo:
         runner, port = await _serve_somewhere(self.controller, token, config)
         self._stack.push_async_callback(runner.cleanup)
         self.url = f"http://127.0.0.1:{port}"
+        self.prometheus_file = write_prometheus(folder, self.url, self.token_file)
         self._tasks.append(asyncio.create_task(self.controller.run(), name="controller"))
 
     def _params(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.allocate import STOP, UNSET, Standing, Unit, allocate
+from agent.allocate import STOP, UNSET, Standing, Unit, allocate, least_kept_w
 
 
 def unit(
@@ -112,6 +112,24 @@ def test_planned_power_is_never_above_the_setpoint(
     assert allocation.planned_w >= drawn
     steered = [t for u, t in zip(units, allocation.targets, strict=True) if u.standing in {Standing.UP, Standing.DOWN}]
     assert allocation.planned_w <= setpoint_w or not any(steered)
+
+
+@given(st.lists(units_of, max_size=30), st.booleans(), st.none() | st.integers(0, 10_000))
+def test_the_least_that_keeps_a_bank_up_leaves_one_of_those_that_run_and_a_watt_less_none(
+    units: list[Unit], spread: bool, dark_w: int | None
+) -> None:
+    """It is what the guard holds a young bank at, where money alone would have it lower."""
+
+    def left(setpoint_w: int) -> int:
+        targets = allocate(units, setpoint_w, dark_w=dark_w, may_raise=False, spread=spread).targets
+        return sum(target > STOP and one.standing is Standing.UP for one, target in zip(units, targets, strict=True))
+
+    least_w = least_kept_w(units, dark_w=dark_w, spread=spread)
+    if least_w is None:
+        assert left(10**6) == 0, "nothing runs"
+    else:
+        assert left(least_w) >= 1
+        assert left(least_w - 1) == 0
 
 
 @given(st.lists(units_of, max_size=30), st.integers(0, 100_000), st.booleans())

@@ -133,6 +133,27 @@ def test_a_device_that_cannot_be_read_runs_only_if_it_did_and_was_not_stopped() 
     run_virtual(story())
 
 
+def test_what_a_silent_device_may_draw_is_counted_in_what_keeps_the_other_running() -> None:
+    async def story() -> None:
+        hall = Hall()
+        running, _silent = hall.devices
+        hall.hold(6_000)
+        assert hall.bank.keeps_w(None) == 3_020, "both are heard: one may stop, which leaves 20 W"
+        await hall.clock.sleep_ms(10_000)
+        hall.read(running, DeviceState.RUNNING)
+        await hall.clock.sleep_ms(10_000)
+        hall.bank.survey(hall.clock.mono_ms())
+        assert hall.bank.keeps_w(None) == 6_000
+        assert hall.bank.keeps_w(500) == 3_500, "a meter leaves it no more"
+        hall.hold(6_000, may_raise=False)
+        assert running.target_w == 3_000
+        hall.hold(5_999, may_raise=False)
+        assert running.target_w == 0
+        assert hall.bank.keeps_w(None) is None, "nothing is known to run"
+
+    run_virtual(story())
+
+
 def test_a_device_tells_its_efficiency_once_its_hashrate_has_risen() -> None:
     """While it boots it draws much and hashes little: ranked by that, it would be swapped for another at once."""
     device = Device("a/1", 0, Miner(), 3_000, 20, young_ms=60_000)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agent.guard import adopt, planned_w, set_local
+from agent.guard_model import Verdict
 from contract.messages import Mode, Order, ShedStep
 from contract.reasons import ReceiptReason
 from tests.agent.guarding import HPC, MAIN, A, B, Site, held, plan
@@ -363,7 +364,17 @@ def stop(site: Site, reason: str, **changes: Any) -> Order:
     return order.model_copy(update={"setpoints": setpoints})
 
 
-@pytest.mark.parametrize("reason", ["price_above_break_even", "price_stale", "hold_dwell", "hold_hysteresis"])
+MONEY = [
+    "price_below_break_even",
+    "price_above_break_even",
+    "plan_ahead",
+    "price_stale",
+    "hold_dwell",
+    "hold_hysteresis",
+]
+
+
+@pytest.mark.parametrize("reason", MONEY)
 def test_a_bank_that_merely_does_not_pay_stays_up_its_minimum_time_at_its_least(reason: str) -> None:
     site = young()
     assert site.admit(stop(site, reason)).accepted
@@ -400,6 +411,45 @@ def test_the_minimum_up_time_yields_to_silence_to_heat_and_to_a_breaker() -> Non
     site = Site(plan(row_w=50, a={"min_up_ms": 300_000}), level_w=1_000, on=True, since_ms=99_000)
     assert site.admit(stop(site, "price_above_break_even")).accepted
     assert held(site.step())[A] == 50
+
+
+def lower(site: Site, a: int, reason: str = "price_below_break_even", **changes: Any) -> Verdict:
+    order = site.order(a=a, valid_for_ms=10**6, **changes)
+    setpoints = tuple(setpoint.model_copy(update={"reason": reason}) for setpoint in order.setpoints)
+    assert site.admit(order.model_copy(update={"setpoints": setpoints})).accepted
+    return site.step(1_000)
+
+
+def test_money_does_not_stop_a_young_bank_by_leaving_too_little_beside_a_silent_device() -> None:
+    """What the silent one may draw is left free for it, and the rest is too little for the only one that runs: it is
+    kept at what that one needs, nothing else is started in it, and its minimum time over it obeys."""
+    site = young()
+    site.see(A, keeps_w=700)
+    verdict = lower(site, 400)
+    assert (verdict.banks[A].setpoint_w, verdict.banks[A].why) == (700, ReceiptReason.DWELL)
+    assert not verdict.banks[A].may_raise
+    site.see(A, keeps_w=200)
+    verdict = site.step(1_000)
+    assert (verdict.banks[A].setpoint_w, verdict.banks[A].why) == (400, None), "it is heard of again"
+    assert verdict.banks[A].may_raise
+    site.see(A, keeps_w=700)
+    verdict = site.step(1_000)
+    assert (verdict.banks[A].setpoint_w, verdict.banks[A].may_raise) == (700, False), "it falls silent under the order"
+    assert held(site.step(296_999))[A] == 700
+    assert held(site.step(1))[A] == 400
+
+
+def test_a_young_bank_is_kept_up_beside_a_silent_device_only_against_money_and_within_its_breakers() -> None:
+    site = young()
+    site.see(A, keeps_w=700)
+    assert held(lower(site, 400, "cap"))[A] == 400
+    site = young()
+    site.see(A, keeps_w=700)
+    assert held(lower(site, 400, cap_w=3_000))[A] == 400
+    site = Site(plan(row_w=600, a={"min_up_ms": 300_000}), level_w=500, on=True, since_ms=99_000)
+    site.see(A, keeps_w=700)
+    verdict = lower(site, 400)
+    assert (verdict.banks[A].setpoint_w, verdict.banks[A].why) == (600, ReceiptReason.FEEDER_LIMIT)
 
 
 # what does not come down

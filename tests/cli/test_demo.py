@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ class Running(NamedTuple):
     process: subprocess.Popen[str]
     env: dict[str, str]
     journal: Path
+    audit: Path
+    prometheus: Path
 
 
 def wattshift(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -37,7 +40,7 @@ def running() -> Iterator[Running]:
         access = next(event for event in _events(process) if event.get("event") == "ready")["data"]
         next(event for event in _events(process) if event.get("event") == "confirmed")
         env = os.environ | {"WATTSHIFT_URL": access["url"], "WATTSHIFT_TOKEN_FILE": access["token_file"]}
-        yield Running(process, env, Path(access["journal"]))
+        yield Running(process, env, *(Path(access[name]) for name in ("journal", "audit", "prometheus")))
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             rest, _ = process.communicate(timeout=30)
@@ -105,6 +108,31 @@ def test_a_signal_makes_an_obligation(running: Running) -> None:
     assert made.returncode == 0, made.stderr
     answer = json.loads(made.stdout)
     assert answer["obligation"]["target_w"] == answer["baseline"]["power_w"] - 5_000
+
+
+def test_what_is_done_through_the_api_stands_in_an_audit_log_that_verifies(running: Running) -> None:
+    words = ("override", "create", "brazos", "hold", "--for", "1", "--reason", "look", "--yes", "--no-wait")
+    done = wattshift(*words, env=running.env)
+    assert done.returncode == 0, done.stderr
+    answer = wattshift("audit", "verify", str(running.audit), "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["lines"] >= 1
+    assert "POST /v1/overrides" in running.audit.read_text()
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="no promtool on this machine: install the package prometheus"
+)
+def test_its_prometheus_configuration_with_the_alert_rules_is_one(running: Running) -> None:
+    done = subprocess.run(
+        ["promtool", "check", "config", str(running.prometheus)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rules found" in done.stdout
 
 
 def test_the_journal_replays_byte_for_byte_while_it_is_written(running: Running) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -11,6 +13,7 @@ from controller.config import ControllerConfig
 from controller.feeds.base import Feeds, Interval, PriceBook, on_grid
 from controller.feeds.csv_replay import CsvReplay, CsvSeries
 from controller.feeds.table import SeriesTable, read_series
+from controller.forecast.known import Forecast
 from controller.outlooks import Outlooks
 
 HOUR = 3_600_000
@@ -67,6 +70,44 @@ def test_sites_of_one_feed_share_an_outlook_until_a_price_comes_or_it_grows_old(
     assert outlooks.of("beta", NOW + MINUTE) is first
     assert outlooks.of("alpha", NOW + 6 * MINUTE) is not first
     assert not outlooks.errors
+
+
+async def test_a_forecast_that_learns_aside_serves_when_it_is_done_and_says_what_one_on_the_loop_says() -> None:
+    gate = asyncio.Event()
+
+    async def aside(work: Callable[[], Forecast]) -> Forecast:
+        await gate.wait()
+        return await asyncio.to_thread(work)
+
+    outlooks = Outlooks(config(forecast="blended"), feeds(after=40.0), aside)
+    getting_ready = asyncio.create_task(outlooks.prepare(["alpha"], NOW))
+    await asyncio.sleep(0)
+    assert outlooks.of("alpha", NOW) is None, "nothing is learnt yet"
+    assert outlooks.of("beta", NOW) is None, "and it is learnt once"
+    gate.set()
+    async with asyncio.timeout(30):
+        await getting_ready
+    learnt = outlooks.of("alpha", NOW)
+    assert learnt is not None
+    assert learnt == Outlooks(config(forecast="blended"), feeds(after=40.0)).of("alpha", NOW)
+    gate.clear()
+    week_later = NOW + 7 * 24 * HOUR
+    assert outlooks.of("alpha", week_later) is not None, "the standing forecast serves while another learns"
+    gate.set()
+    async with asyncio.timeout(30):
+        await outlooks.prepare(["alpha"], week_later)
+    assert outlooks.of("alpha", week_later) is not None
+    assert not outlooks.errors
+
+
+async def test_a_forecast_that_cannot_learn_is_counted_and_its_like_unfitted_serves() -> None:
+    async def aside(_work: Callable[[], Forecast]) -> Forecast:
+        raise ValueError("of no use")
+
+    outlooks = Outlooks(config(forecast="day_ahead"), feeds(after=40.0), aside)
+    await outlooks.prepare(["alpha"], NOW)
+    assert outlooks.errors == {"ValueError": 1}
+    assert outlooks.of("alpha", NOW) is not None
 
 
 def test_merit_order_is_given_none_and_a_site_without_a_feed_has_none() -> None:

@@ -119,6 +119,28 @@ def test_a_workload_stands_for_each_of_its_banks_and_nothing_else() -> None:
     assert standing(resolve(plate(), [lock]), "gpu") == {}
 
 
+def test_the_watts_of_a_workload_are_split_among_its_banks_by_what_they_can_draw() -> None:
+    site = plate()
+    cap = imposed("cap", OverrideKind.CAP, workload="hash", value_w=7_000_001)
+    parts = {part.bank: part.value_w for part in cap.parts(site)}
+    assert set(parts) == {"a", "b", "c"}
+    assert sum(watts or 0 for watts in parts.values()) == 7_000_001
+    assert all(abs((watts or 0) - 2_333_333) <= 1 for watts in parts.values()), "three alike"
+    tighter = imposed("tighter", OverrideKind.CAP, bank="a", value_w=1_000_000)
+    found = resolve(site, [cap, tighter])
+    assert standing(found, "a")["cap"] == (Stands.OVERRULED, "tighter")
+    assert standing(found, "b") == {"cap": (Stands.HOLDS, None)}
+    assert cap.parts(None) == ()
+
+
+def test_idle_power_is_left_to_each_bank_before_the_rest_is_split() -> None:
+    big, small = (_bank(name, "row", "hash") for name in ("big", "small"))
+    small = small.model_copy(update={"rated_w": 1_000_000, "idle_w": 100_000})
+    site = plate().model_copy(update={"banks": (big, small)})
+    floor = imposed("floor", OverrideKind.FLOOR, workload="hash", value_w=100_000)
+    assert [part.value_w for part in floor.parts(site)] == [0, 100_000]
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_it_tells_what_the_engine_does(seed: int) -> None:
     """Random overlapping overrides: on every bank the winner told is the cause in the rules' own trace."""
@@ -166,7 +188,6 @@ def _draw(chance: Random, key: str) -> Imposed:
         scopes.append({"bank": "gpu"})
     else:
         scopes.append({"bank": chance.choice("abc")})
-    if not has_value:
-        scopes.append({"workload": "hpc" if kind is OverrideKind.FORCE_HPC else "hash"})
+    scopes.append({"workload": "hpc" if kind is OverrideKind.FORCE_HPC else "hash"})
     value_w = chance.randrange(0, 9_000_000) if has_value else None
     return imposed(key, kind, chance.randrange(4), value_w=value_w, **chance.choice(scopes))

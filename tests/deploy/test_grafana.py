@@ -112,7 +112,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server = subprocess.Popen(
             [
                 "prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
+                f"--web.listen-address=127.0.0.1:{port}", "--log.level=error", "--enable-feature=exemplar-storage",
             ],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -136,6 +136,19 @@ def test_every_query_gets_series_from_the_real_daemons(prometheus: str) -> None:
     assert not left, f"no series within {WAIT_S:.0f} s"
 
 
+def test_an_exemplar_names_the_order_behind_a_latency(prometheus: str) -> None:
+    """Prometheus asks for OpenMetrics by itself, and keeps exemplars with --enable-feature=exemplar-storage."""
+    until, query = time.monotonic() + WAIT_S, "wattshift_controller_signal_to_order_seconds_bucket"
+    path = "/api/v1/query_exemplars?" + urllib.parse.urlencode(
+        {"query": query, "start": time.time() - 600, "end": time.time() + 600}
+    )
+    while not (found := _get(prometheus, path)):
+        assert time.monotonic() < until
+        time.sleep(1.0)
+    labels = found[0]["exemplars"][0]["labels"]
+    assert set(labels) == {"decision_id", "order"}
+
+
 def _curtail(env: dict[str, str]) -> None:
     """Signal a curtailment, once the site has been heard long enough for a baseline."""
     words = [sys.executable, "-m", "cli.main", "signal", "pecos", "--reduce-mw", "0.005", "--for", "60"]
@@ -146,15 +159,20 @@ def _curtail(env: dict[str, str]) -> None:
 
 
 def _ask(base: str, expr: str) -> list[Any]:
+    found = _get(base, "/api/v1/query?" + urllib.parse.urlencode({"query": expr}))
+    result: list[Any] = found["result"] if found else []
+    return result
+
+
+def _get(base: str, path: str) -> Any:
+    """The data of an answer; None where there is none yet."""
     try:
-        query = urllib.parse.urlencode({"query": expr})
-        with urllib.request.urlopen(f"{base}/api/v1/query?{query}", timeout=5) as got:  # noqa: S310  http, loopback
+        with urllib.request.urlopen(base + path, timeout=5) as got:  # noqa: S310  http, loopback
             answer: dict[str, Any] = json.load(got)
     except OSError:
-        return []
+        return None
     assert answer["status"] == "success", answer
-    result: list[Any] = answer["data"]["result"]
-    return result
+    return answer["data"]
 
 
 def _config(urls: list[str], token_file: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ RULES: Final = ROOT / "deploy/prometheus/rules/wattshift.yml"
 RUNBOOKS: Final = ROOT / "docs/runbooks.md"
 
 C, A = {"instance": "c:8480", "job": "wattshift-controller"}, {"instance": "a:9481", "job": "wattshift-agent"}
-CASES: Final[dict[str, tuple[list[tuple[str, dict[str, str], str]], str, dict[str, str]]]] = {
+Case = tuple[list[tuple[str, dict[str, str], str]], str, dict[str, str]]
+CASES: Final[dict[str, Case]] = {
     # alert: (series, the values each takes every 10 s), when to look, labels expected besides alert and severity
     "WattshiftObligationShort": (
         [("wattshift_site_shortfall_watts", {"site": "n", "kind": "obligation"}, "0 0 5000x60")], "1m", {"site": "n"},
@@ -74,9 +75,18 @@ CASES: Final[dict[str, tuple[list[tuple[str, dict[str, str], str]], str, dict[st
     ),
     "WattshiftJournalLosing": ([("wattshift_controller_journal_dropped_total", C, "0 0 3x60")], "1m", C),
     "WattshiftJournalBehind": ([("wattshift_controller_journal_queue_rows", C, "6000x60")], "6m", C),
+    "WattshiftAuditBroken": ([("wattshift_controller_audit_chain_ok", C, "1 0x60")], "1m", C),
+    "WattshiftAuditLosing": ([("wattshift_controller_audit_failures_total", C, "0 0 3x60")], "2m", C),
+    "WattshiftAuditUnverified": ([("wattshift_controller_audit_verified_age_seconds", C, "11000x60")], "1m", C),
     "WattshiftPriceStale": ([("wattshift_energy_price_age_seconds", {"feed": "p"}, "1300x60")], "2m", {"feed": "p"}),
     "WattshiftFeedDown": ([("wattshift_feed_ok", {"feed": "p"}, "0x120")], "16m", {"feed": "p"}),
 }  # fmt: skip
+
+MORE: Final[list[tuple[str, Case]]] = [
+    ("WattshiftAuditBroken", ([("wattshift_controller_audit_entries", C, "900 901 12x60")], "1m", C)),
+    ("WattshiftAuditLosing", ([("wattshift_controller_audit_dropped_total", C, "0 0 3x60")], "2m", C)),
+]
+"""Other ways to fire."""
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="no promtool on this machine: install the package prometheus"
@@ -98,15 +108,45 @@ def test_every_alert_has_a_case_a_severity_and_a_runbook_that_exists() -> None:
     for name, rule in alerts().items():
         assert name in CASES
         assert rule["labels"]["severity"] in ("page", "ticket", "info")
-        path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-        assert path == "docs/runbooks.md"
-        assert anchor in headings, name
+        url = rule["annotations"]["runbook_url"]
+        assert url == '{{ or (index $externalLabels "wattshift_url") "http://127.0.0.1:8480" }}/runbooks/' + name
+        assert name.lower() in headings, name
 
 
 @needs_promtool
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_an_alert_fires_on_what_it_is_for_and_is_quiet_otherwise(name: str, tmp_path: Path) -> None:
-    series, at, labels = CASES[name]
+@pytest.mark.parametrize(
+    ("labels", "base"),
+    [({"wattshift_url": "https://watts.example"}, "https://watts.example"), ({}, "http://127.0.0.1:8480")],
+)
+def test_a_runbook_is_linked_where_the_external_label_says_or_else_on_this_host(
+    labels: dict[str, str], base: str, tmp_path: Path
+) -> None:
+    group = {"name": "g", "rules": [alerts()["WattshiftTwoAgents"]]}
+    (tmp_path / "own.yml").write_text(yaml.safe_dump({"groups": [group]}))
+    fired = {
+        "exp_labels": {"site": "n", "severity": "page"},
+        "exp_annotations": {
+            "summary": "Two agents speak for n",
+            "runbook_url": f"{base}/runbooks/WattshiftTwoAgents",
+        },
+    }
+    test = {
+        "interval": "10s",
+        "external_labels": labels,
+        "input_series": [{"series": 'wattshift_site_boot_conflict{site="n"}', "values": "1x10"}],
+        "alert_rule_test": [{"alertname": "WattshiftTwoAgents", "eval_time": "1m", "exp_alerts": [fired]}],
+    }
+    (tmp_path / "t.yml").write_text(yaml.safe_dump({"rule_files": ["own.yml"], "tests": [test]}))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "t.yml"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+@pytest.mark.parametrize(("name", "case"), [*sorted(CASES.items()), *MORE])
+def test_an_alert_fires_on_what_it_is_for_and_is_quiet_otherwise(name: str, case: Case, tmp_path: Path) -> None:
+    series, at, labels = case
     rule = alerts()[name]
     quiet = {"alertname": name, "eval_time": at, "exp_alerts": []}
     fired = {"exp_labels": {**labels, "severity": rule["labels"]["severity"]}}

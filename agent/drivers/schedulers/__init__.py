@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from agent.drivers.base import Partition
+from agent.drivers.schedulers.kubernetes import kubernetes_partition
 from agent.drivers.schedulers.slurm import cli_partition
 from agent.drivers.schedulers.slurm_rest import rest_partition
 from contract.clock import Clock
 
 
 class PartitionFactory(Protocol):
-    """Makes a partition driver. Raises `pydantic.ValidationError` for options that do not fit."""
+    """Makes a partition driver. Raises `pydantic.ValidationError` for options that do not fit, `MissingExtraError`
+    where a package is not installed."""
 
     def __call__(self, options: Mapping[str, Any], *, deadline_s: float, clock: Clock) -> Partition: ...
 
 
 REGISTRY: Final[Mapping[str, PartitionFactory]] = {
+    "kubernetes": kubernetes_partition,
     "slurm": cli_partition,
     "slurm_rest": rest_partition,
 }

@@ -17,6 +17,8 @@ from agent.drivers.schedulers._slurm_run import Ended, environment, run
 
 CALLS_AT_ONCE: Final = 4
 JOBS_PER_CALL: Final = 200
+_RESERVATION: Final = ("StartTime=now", "Duration=UNLIMITED", "Users=root", "Flags=IGNORE_JOBS,OVERLAP")
+_NO_RESERVATION: Final = "Requested reservation is invalid"
 _COMPLAINT: Final = re.compile(r"^(.*) for (?:job|JobId=)\s?([0-9]+(?:_[0-9]+)?)\s*$", re.MULTILINE)
 _GONE: Final = ("Invalid job id", "already completing", "already finished", "Job is pending execution")
 _UNREACHED: Final = ("Unable to contact", "Connection refused", "timed out", "Could not establish a configuration")
@@ -46,6 +48,25 @@ class Control:
 
     async def set_nodes(self, nodes: Sequence[str], state: str, token: str | None) -> Outcome:
         return await self._one(["update", f"NodeName={','.join(nodes)}", f"State={state}"], token)
+
+    async def reserve(self, name: str, nodes: Sequence[str], token: str | None) -> Outcome:
+        """Keep jobs from starting on these nodes by a reservation of this name; what runs there goes on, and others may
+        reserve the same nodes. An earlier one of the name is changed."""
+        where = f"Nodes={','.join(nodes)}"
+        for _ in range(2):  # which of the two is right may change between them
+            outcome = await self._one(["update", f"ReservationName={name}", where], token)
+            if not _is_unknown(outcome):
+                return outcome
+            words = ["create", "reservation", f"ReservationName={name}", where, *_RESERVATION]
+            outcome = await self._one(words, token)
+            if not (isinstance(outcome, Refused) and "Duplicate" in outcome.detail):
+                return outcome
+        return outcome
+
+    async def unreserve(self, name: str, token: str | None) -> Outcome:
+        """Delete a reservation; one that is not there counts as deleted."""
+        outcome = await self._one(["delete", f"ReservationName={name}"], token)
+        return Applied("was not there") if _is_unknown(outcome) else outcome
 
     async def set_limit(self, job: str, limit_min: int, token: str | None) -> Outcome:
         return await self._one(["update", f"JobId={job}", f"TimeLimit={limit_min}"], token)
@@ -82,6 +103,10 @@ def _outcomes(jobs: Sequence[str], ended: Ended) -> Mapping[str, Outcome]:
     if not failed:
         return dict.fromkeys(jobs, complaint(ended.failure("scontrol")))
     return {job: complaint(failed[job]) if job in failed else Applied() for job in jobs}
+
+
+def _is_unknown(outcome: Outcome) -> bool:
+    return isinstance(outcome, Refused) and _NO_RESERVATION in outcome.detail
 
 
 def complaint(why: str) -> Outcome:

@@ -69,6 +69,10 @@ def partition_facts(listing: Listing, site: Site, ledger: Ledger, now_ms: int) -
         idle_nodes=tuple(node.name for node in nodes if node.state == "idle" and _is_up(node)) if site.powers else (),
         off_nodes=tuple(node.name for node in nodes if node.name in ledger.off and node.state_flags & POWERED_DOWN),
         booting=sum(POWERING_UP in node.state_flags for node in nodes),
+        up_nodes=tuple(node.name for node in nodes if _is_up(node)),
+        placed=builder.places(mine),
+        barred=frozenset(ledger.barred) if is_open else frozenset(),
+        steps=site.managed and all(node.partitions == (site.partition,) for node in nodes),
     )
 
 
@@ -117,6 +121,14 @@ class _Builder:
             return None
         left_ms = raw.end_time * 1_000 - self.now_ms if raw.limit_min and raw.end_time else None
         return self._job(raw, raw.key, JobState.RUNNING, left_ms)
+
+    def places(self, jobs: Iterable[SlurmJob]) -> dict[str, tuple[str, ...]]:
+        """The nodes of each job that holds some."""
+        return {
+            raw.key: tuple(host for part in (raw, *self.components.get(raw.job_id, ())) for host in part.hosts)
+            for raw in jobs
+            if raw.nodes and (raw.job_state in _RUNNING or raw.job_state in STOPPED)
+        }
 
     def waiting(self, jobs: Sequence[SlurmJob], nodes: int, most: int) -> list[Job]:
         """Jobs that could start, each waiting task of an array by itself but no more than could start at once. A job

@@ -49,6 +49,7 @@ class _Saved(BaseModel):
     closed_from: str | None = None
     off: list[str] = []
     off_doubt_until_s: int = 0
+    barred: list[str] = []
 
 
 @dataclass(slots=True)
@@ -75,6 +76,8 @@ class Ledger:
     """Nodes that we had powered down."""
     off_doubt_until_s: int = 0
     """Until when a command of ours may still power one down."""
+    barred: set[str] = field(default_factory=set)
+    """Nodes in our reservation, which keeps jobs from starting there."""
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -91,6 +94,7 @@ class Ledger:
                 closed_from=self.closed_from,
                 off=sorted(self.off),
                 off_doubt_until_s=self.off_doubt_until_s,
+                barred=sorted(self.barred),
             ).model_dump_json()
         }
 
@@ -112,6 +116,7 @@ class Ledger:
             closed_from=saved.closed_from,
             off=set(saved.off),
             off_doubt_until_s=saved.off_doubt_until_s,
+            barred=set(saved.barred),
         )
 
     # -- commands ----------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from agent.drivers.schedulers._slurm_link import SlurmLink
 from agent.drivers.schedulers._slurm_options import SlurmOptions
 from agent.drivers.schedulers._slurm_records import MAX_TASKS, Listing, SlurmJob, tasks
 from agent.drivers.schedulers._slurm_steps import StepSignals
+from agent.drivers.schedulers._slurm_turns import Turns
 from contract.clock import Clock
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ MAX_LIMITS: Final = 64
 """Time limits set after one reading."""
 MAX_SAID: Final = 50
 """Things said once each."""
+_RUNNING: Final = "RUNNING"
 _STOP: Final = "STOP"
 _CONT: Final = "CONT"
 _LATE: Final = Unreachable(Failure.TIMEOUT, "Slurm did not answer in time")
@@ -47,6 +49,8 @@ _SIGNAL_S: Final = 0.2
 """After so long the last signal to a job is through (20 to 80 ms were seen), and `scancel` does not stumble over it."""
 _REFUSED_MS: Final = 600_000
 """How long no time limit is tried after one was refused."""
+FEW: Final = 8
+"""So many jobs are signalled one by one over the link, which needs no program to be started."""
 
 
 class SlurmPartition:
@@ -72,7 +76,11 @@ class SlurmPartition:
         self._steps = StepSignals(options.scancel, options.slurm_conf) if options.scancel is not None else None
         self._others: frozenset[str] = frozenset()
         """Jobs that somebody else has stopped, at the last reading."""
-        self._signalling = asyncio.Lock()
+        self._turns = Turns()
+        self._stepped: frozenset[str] = frozenset()
+        """Jobs that ran steps when that was last looked at ..."""
+        self._looked_at: frozenset[str] = frozenset()
+        """... and jobs that ran then."""
         self._signalled_s: dict[str, float] = {}
         self._listing: Listing | None = None
         """The one that was read last."""
@@ -188,44 +196,66 @@ class SlurmPartition:
     # -- many jobs ---------------------------------------------------------------------------------------------------
 
     async def _signal_all(self, jobs: Sequence[str], signal: str) -> dict[str, Outcome]:
-        """First the steps, by one `scancel` where that is set, then each batch script. The other way about, `scancel`
-        would wait seconds for signals still under way."""
-        async with self._signalling:
-            named = [job for job in dict.fromkeys(jobs) if is_job(job)]
-            before: Mapping[str, int] = {}
+        """A job's signals go out one after another; different jobs do not wait for each other."""
+        named = [job for job in dict.fromkeys(jobs) if is_job(job)]
+        before: Mapping[str, int] = {}
+        async with self._turns.of(named):
             if signal == _STOP:
                 before = self._ledger.freezing(named, self._clock.wall_ms() // 1_000)
             else:
                 self._ledger.stopping.difference_update(named)
                 self._ledger.waking.update(named)
-            stepped = await self._with_steps(named)
-            steps = await self._signal_by_scancel(stepped, signal)
-            scripts = {**await self._signal_scripts(stepped, signal)}
-            scripts |= await self._signal_plain([job for job in named if job not in steps], signal)
-            now_s = asyncio.get_running_loop().time()
-            self._signalled_s = {job: at_s for job, at_s in self._signalled_s.items() if now_s - at_s < _SIGNAL_S}
-            self._signalled_s.update(dict.fromkeys(named, now_s))
-            outcomes: dict[str, Outcome] = {job: _both(scripts[job], steps.get(job)) for job in named}
-            done = [job for job in named if isinstance(outcomes[job], Applied)]
-            if signal == _STOP:
-                self._ledger.done(done, before)
-                self._ledger.stopping.difference_update(done)
-                self._unchecked |= {job for job in done if job not in steps}
-            else:
-                self._ledger.waking.difference_update(done)
-            return {job: outcomes.get(job, Refused(f"not a Slurm job: {job[:40]}")) for job in jobs}
+            outcomes, stepped = await self._signal_parts(named, signal)
+        done = [job for job in named if isinstance(outcomes[job], Applied)]
+        if signal == _STOP:
+            self._ledger.done(done, before)
+            self._ledger.stopping.difference_update(done)
+            self._unchecked |= {job for job in done if job not in stepped}
+        else:
+            self._ledger.waking.difference_update(done)
+        return {job: outcomes.get(job, Refused(f"not a Slurm job: {job[:40]}")) for job in jobs}
 
-    async def _with_steps(self, jobs: Sequence[str]) -> list[str]:
+    async def _signal_parts(self, jobs: Sequence[str], signal: str) -> tuple[dict[str, Outcome], frozenset[str]]:
+        """Outcomes, and the jobs whose steps were signalled. Of a job with steps those go first, by one `scancel` where
+        that is set, then the script: the other way about, `scancel` would wait seconds for a signal still under way.
+        Jobs without go at once."""
+        stepped = await self._with_steps(jobs, anew=signal == _CONT)
+
+        async def with_steps() -> tuple[Mapping[str, Outcome], Mapping[str, Outcome]]:
+            steps = await self._signal_by_scancel(stepped, signal)
+            return steps, await self._signal_scripts(stepped, signal)
+
+        (steps, scripts), plain = await asyncio.gather(
+            with_steps(), self._signal_plain([job for job in jobs if job not in set(stepped)], signal)
+        )
+        scripts = {**scripts, **plain}
+        now_s = asyncio.get_running_loop().time()
+        self._signalled_s = {job: at_s for job, at_s in self._signalled_s.items() if now_s - at_s < _SIGNAL_S}
+        self._signalled_s.update(dict.fromkeys(jobs, now_s))
+        return {job: _both(scripts[job], steps.get(job)) for job in jobs}, frozenset(steps)
+
+    async def _with_steps(self, jobs: Sequence[str], *, anew: bool = False) -> list[str]:
         """Those jobs that run steps; all of them where that is not known. To signal steps that are not there takes
-        slurmctld as long as to signal those that are, and holds up the signal to the script."""
+        slurmctld as long as to signal those that are, and holds up the signal to the script. A job that was looked at
+        since it runs is not looked at again, unless `anew`: a step launched since is found after the signal."""
         if self._steps is None or not jobs:
             return []
+        if anew or not self._looked_at.issuperset(jobs):
+            found = await self._look_at_steps(self._steps)
+            if found is None:
+                return list(jobs)
+        return [job for job in jobs if job in self._stepped]
+
+    async def _look_at_steps(self, steps: StepSignals) -> frozenset[str] | None:
         token = self._open().token()
-        found: frozenset[str] | Unreachable | None = None
-        if not isinstance(token, Unreachable):
-            by_s = asyncio.get_running_loop().time() + self._deadline_s
-            found = await self._bounded(self._steps.running(self._site.partition, token), by_s)
-        return [job for job in jobs if job in found] if isinstance(found, frozenset) else list(jobs)
+        if isinstance(token, Unreachable):
+            return None
+        by_s = asyncio.get_running_loop().time() + self._deadline_s
+        found = await self._bounded(steps.running(self._site.partition, token), by_s)
+        if isinstance(found, Unreachable) or found is None:
+            return None
+        self._stepped = found
+        return found
 
     async def _signal_plain(self, jobs: Sequence[str], signal: str) -> Mapping[str, Outcome]:
         """The scripts of jobs without steps."""
@@ -289,11 +319,12 @@ class SlurmPartition:
 
     async def _keep_up(self, mine: Sequence[SlurmJob]) -> None:
         """What is left to do of earlier commands. What there is no time for, the next reading does."""
-        if self._ledger.stopping:
-            await self._signal_all(sorted(self._ledger.stopping), _STOP)
-        if self._ledger.waking:
-            await self._signal_all(sorted(self._ledger.waking), _CONT)
+        if stopping := self._turns.free(self._ledger.stopping):
+            await self._signal_all(stopping, _STOP)
+        if waking := self._turns.free(self._ledger.waking):
+            await self._signal_all(waking, _CONT)
         await self._check_steps()
+        await self._look_at_new(mine)
         if self._ledger.admitting and self._ledger.held:
             await self._release_all()
         if self._options.extend_limits and self._clock.mono_ms() >= self._limits_from_ms:
@@ -303,11 +334,18 @@ class SlurmPartition:
 
     async def _check_steps(self) -> None:
         """A step that was launched while its script was being stopped had no signal: look once, and send it."""
-        unchecked, self._unchecked = sorted(self._unchecked & self._ledger.frozen.keys()), set()
+        unchecked, self._unchecked = self._turns.free(self._unchecked & self._ledger.frozen.keys()), set()
         if unchecked and self._steps is not None:
-            stepped = await self._with_steps(unchecked)
+            stepped = await self._with_steps(unchecked, anew=True)
             outcomes = await self._signal_by_scancel(stepped, _STOP)
             self._unchecked |= {job for job, outcome in outcomes.items() if isinstance(outcome, Unreachable)}
+
+    async def _look_at_new(self, mine: Sequence[SlurmJob]) -> None:
+        """Which jobs have steps is known before they are to be frozen."""
+        running = frozenset(job.key for job in mine if job.job_state == _RUNNING)
+        if self._steps is not None and running - self._looked_at and await self._look_at_steps(self._steps) is not None:
+            self._looked_at = running
+        self._looked_at &= running
 
     async def _listed_anew(self) -> Listing | Unreachable:
         """A listing that this driver has not read yet, once the signals of a moment ago are through."""

@@ -11,15 +11,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Final
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from agent.node_names import node_names
 
 MAX_TASKS: Final = 1_000
 """Of one record of an array that are told apart."""
 UNLIMITED_MIN: Final = 525_600
 """Slurm shows a job without a time limit as one of a year."""
 _COUNT: Final = re.compile(r"(?:^|,)(cpu|gres/gpu)=([0-9]{1,9})(?=,|$)")
+_BETWEEN: Final = re.compile(r",(?![^\[]*\])")
+"""Commas that stand in no brackets."""
 _RANGE: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
 
 
@@ -49,6 +54,8 @@ class SlurmJob(_Record):
     state_reason: str | None = None
     priority: int | None = None
     node_count: int | None = None
+    nodes: str | None = None
+    """Where it runs, as `node[1-3],gpu7`; "" while it waits."""
     comment: str | None = None
     qos: str | None = None
     account: str | None = None
@@ -106,6 +113,11 @@ class SlurmJob(_Record):
     def is_component(self) -> bool:
         """Whether it is a part of a heterogeneous job other than its leader, whom requests name."""
         return bool(self.het_job_id and self.het_job_offset)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The nodes it holds; none where Slurm names them in a way that is not known."""
+        return host_names(self.nodes or "")
 
     def is_in(self, partition: str) -> bool:
         return self.partition == partition or partition in (self.partition or "").split(",")
@@ -170,6 +182,15 @@ def tasks(text: str | None, most: int) -> list[int]:
         first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
         found.extend(range(first, last + 1, max(step, 1))[: most - len(found)])
     return found
+
+
+@lru_cache(maxsize=4_096)
+def host_names(text: str) -> tuple[str, ...]:
+    """The names in a list of Slurm's, such as `node[1-3,9],gpu7`; none where it does not parse."""
+    try:
+        return tuple(node_names(part for part in _BETWEEN.split(text) if part))
+    except ValueError:
+        return ()
 
 
 def at_once(text: str | None) -> int | None:

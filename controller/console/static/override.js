@@ -45,11 +45,12 @@ export function OverrideDialog({ site, onClose, onDone }) {
   };
   const impose = () =>
     attempt(async () => {
-      const key = crypto.randomUUID();
+      const key = randomKey();
       const body = { ...ask(site.site, form), confirm_token: seen.confirm_token };
       onDone((await call("POST", "/v1/overrides", body, { "Idempotency-Key": key })).told);
     });
   const feeders = site.feeders.filter((feeder) => feeder.parent);
+  const workloads = [...new Set(site.banks.map((bank) => bank.workload))].sort();
   return html`<dialog ref=${box} class="dialog" aria-labelledby="override-title" onClose=${onClose}>
     <form onSubmit=${preview}>
       <h2 id="override-title">Override ${site.site}</h2>
@@ -61,6 +62,7 @@ export function OverrideDialog({ site, onClose, onDone }) {
         <select name="scope" value=${form.scope} onChange=${change("scope")}>
           <option value="site">the whole site</option>
           ${feeders.map((feeder) => html`<option key=${feeder.feeder} value=${`feeder:${feeder.feeder}`}>feeder ${feeder.feeder}</option>`)}
+          ${workloads.map((name) => html`<option key=${name} value=${`workload:${name}`}>all banks for ${name}</option>`)}
           ${site.banks.map((bank) => html`<option key=${bank.bank} value=${`bank:${bank.bank}`}>bank ${bank.bank}</option>`)}
         </select></label>
       ${VALUED.has(form.kind) &&
@@ -83,13 +85,19 @@ export function OverrideDialog({ site, onClose, onDone }) {
   </dialog>`;
 }
 
+// crypto.randomUUID is there on secure pages alone, and a console over plain HTTP on site is none.
+function randomKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 function Preview({ seen }) {
-  const money = seen.usd_per_h;
+  const money = seen.usd_per_h, price = seen.price_usd_per_mwh;
   const open = seen.permissives.filter((each) => each.ok === false);
   return html`<div class="preview" role="status">
     <dl>
       <dt>Power</dt><dd>${mw(seen.before_w)} → ${mw(seen.after_w)}${seen.change_mw == null ? "" : ` (${seen.change_mw > 0 ? "+" : ""}${seen.change_mw.toFixed(3)} MW)`}</dd>
-      <dt>Money</dt><dd>${money ? `${usd(money.expected)} an hour (${usd(money.low)} to ${usd(money.high)})` : DASH}</dd>
+      <dt>Money</dt><dd>${money ? `${usd(money.expected)} an hour${price ? ` (${usd(money.low)} to ${usd(money.high)})` : ""}` : DASH}</dd>
+      ${price && html`<dt>Price</dt><dd title=${price.basis}>${usd(price.expected)} a MWh expected, eight times in ten ${usd(price.low)} to ${usd(price.high)}</dd>`}
       <dt>Jobs</dt><dd>${seen.jobs.length ? `${seen.jobs.length} stop: ${seen.jobs.slice(0, 6).join(", ")}` : "none affected"}</dd>
     </dl>
     <p>${seen.sentence}</p>

@@ -22,6 +22,11 @@ PATIENCE: Final = 0.7
 
 LEAST_GUESS: Final = 1e-5
 
+ROUND: Final = 25
+RESTART: Final = 0.01
+IN_VAIN: Final = 0.01
+"""Of `close_in`: iterations a round, the gap guessed as it begins, and the part of the gap below which it is vain."""
+
 
 class Descent(NamedTuple):
     """The state of a descent, over all sites."""
@@ -75,6 +80,33 @@ def descend(p: Problem, site: int, duals: Duals, d: Descent, iterations: int, s:
             break
     duals.row[row0:row1] = d.best[row0:row1]
     duals.job[first:last] = d.job_best[first:last]
+
+
+@kernel
+def close_in(
+    p: Problem, site: int, duals: Duals, d: Descent, profit: float, near: float, iterations: int, s: Scratch,
+    power: F8, phase: U1,
+) -> float:  # fmt: skip
+    """Take the prices further down where the best bound is above a plan's profit by more than `near`, a share of it.
+
+    A descent whose steps have become small may stand far off: each round begins with long ones again. Returns the best
+    bound met.
+    """
+    row0, row1 = p.sites.row_from[site], p.sites.row_from[site + 1]
+    first, last = p.sites.unit_from[site], p.sites.unit_from[site + 1]
+    left = iterations
+    while left > 0 and d.bound[site] - profit > near * abs(d.bound[site]):
+        before = d.bound[site]
+        for r in range(row0, row1):
+            d.direction[r, :] = 0.0
+        for n in range(first, last):
+            d.job_direction[n] = 0.0
+        duals.guess[site] = RESTART
+        descend(p, site, duals, d, min(left, ROUND), s, power, phase)
+        left -= ROUND
+        if before - d.bound[site] < IN_VAIN * (before - profit):
+            break
+    return float(d.bound[site])
 
 
 @kernel

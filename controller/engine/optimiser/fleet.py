@@ -23,6 +23,9 @@ COLD_ITERATIONS: Final = 100
 
 FIRST_GUESS: Final = 0.02
 
+FLEET_ENOUGH: Final = 3e-3
+"""Quotas whose plan is this near to the fleet's bound, as a share of it, stand."""
+
 
 class FleetPlan(NamedTuple):
     """A plan whose sites together keep the fleet's cap."""
@@ -45,6 +48,7 @@ def plan_fleet(
     duals: Duals | None = None,
     price: F8 | None = None,
     before: Before | None = None,
+    quota_mw: F8 | None = None,
     *,
     iterations: int = 40,
     sweeps: int = 2,
@@ -54,31 +58,44 @@ def plan_fleet(
 ) -> FleetPlan:
     """Plan all sites under `cap_mw` (T,) of the sum of their main meters.
 
-    The first row of every site must be its main meter. `duals` are improved in place; `price` and `before` are the last
-    minute's, carried on.
+    The first row of every site must be its main meter. `duals` are improved in place; `price`, `before` and `quota_mw`
+    (S, T) are the last minute's, carried on. The last quotas stand, but for what is left over or too much, while the
+    plan within them is nearer than `FLEET_ENOUGH` to the fleet's bound; else the sites are asked anew at the price of
+    the fleet's megawatts, and the better plan is taken.
     """
     if duals is None:
         duals = cold(p)
         plan(p, duals, iterations=COLD_ITERATIONS, sweeps=-1, threads=threads)
     toll = price.copy() if price is not None else np.zeros(len(cap_mw))
     bound = _descend_together(p, cap_mw, duals, toll, iterations, threads)
-    priced = p._replace(sites=p.sites._replace(price=p.sites.price + toll))
-    made = plan(priced, _copy(duals), before, iterations=1, sweeps=sweeps, enough=enough, threads=threads)
-    used = meter_mw(p, made.power_mw)
     meter = p.sites.row_from[:-1]
     most = p.rows.cap[meter]
     inner = _copy(duals)
     inner.row[meter] += toll
-    quota = used
-    for _ in range(rounds):
-        quota = share_out(used, most, cap_mw)
+
+    def within(quota: F8, kept: Before) -> FleetPlan:
         caps = p.rows.cap.copy()
         caps[meter] = quota
-        within = p._replace(rows=p.rows._replace(cap=caps))
-        kept = carried(made, p.grid, 0.0)
-        made = plan(within, _copy(inner), kept, iterations=1, sweeps=sweeps, enough=enough, threads=threads)
-        used = meter_mw(p, made.power_mw)
-    return FleetPlan(made, bound, toll, quota, duals)
+        limited = p._replace(rows=p.rows._replace(cap=caps))
+        made = plan(limited, _copy(inner), kept, iterations=1, sweeps=sweeps, enough=enough, threads=threads)
+        return FleetPlan(made, bound, toll, quota, duals)
+
+    standing = None
+    if quota_mw is not None and before is not None:
+        standing = within(share_out(np.minimum(quota_mw, most), most, cap_mw), before)
+        if bound - _profit(standing) <= FLEET_ENOUGH * abs(bound):
+            return standing
+    priced = p._replace(sites=p.sites._replace(price=p.sites.price + toll))
+    asked = plan(priced, _copy(duals), before, iterations=1, sweeps=sweeps, enough=enough, threads=threads)
+    found = FleetPlan(asked, bound, toll, meter_mw(p, asked.power_mw), duals)
+    for _ in range(max(1, rounds)):
+        shares = share_out(meter_mw(p, found.plan.power_mw), most, cap_mw)
+        found = within(shares, carried(found.plan, p.grid, 0.0))
+    return standing if standing is not None and _profit(standing) > _profit(found) else found
+
+
+def _profit(found: FleetPlan) -> float:
+    return float(found.plan.profit_usd.sum())
 
 
 def meter_mw(p: Problem, power_mw: F8) -> F8:

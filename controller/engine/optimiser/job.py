@@ -56,11 +56,11 @@ def offer(steps: int) -> Offer:
 
 
 @kernel
-def plan_job(p: Problem, unit: int, o: Offer, s: Scratch, turns: int, power: F8, phase: U1) -> float:
+def plan_job(p: Problem, unit: int, o: Offer, s: Scratch, turns: int, deep: bool, power: F8, phase: U1) -> float:
     """Plan a job on the offer in `o` (`s.loss`, `s.shut` set): fills power and phase, those in being its present plan.
 
     Returns its value over being off, work earned up to `work_h`. At most `turns` run ends are moved. Never worse than
-    the pattern it came with.
+    the pattern it came with. With `deep` every start is tried for the work in one run, at full and at least level.
     """
     o.best_phase[:] = phase
     best = _settle(p, unit, o, s, o.best_phase, o.best_power) if allowed(p, unit, s, phase) else -np.inf
@@ -82,6 +82,8 @@ def plan_job(p: Problem, unit: int, o: Offer, s: Scratch, turns: int, power: F8,
         best = _improve(p, unit, o, s, turns, o.less, best)
     if high != 0.0:
         best = _improve(p, unit, o, s, turns, o.much, best)
+    if deep and _best_run(p, unit, o, s, best):
+        best = _improve(p, unit, o, s, turns, o.less, best)
     phase[:] = o.best_phase
     power[:] = o.best_power
     return best
@@ -191,6 +193,43 @@ def _improve(p: Problem, unit: int, o: Offer, s: Scratch, turns: int, path: U1, 
         return best
     o.best_phase[:] = o.phase
     return _settle(p, unit, o, s, o.phase, o.best_power)
+
+
+@kernel
+def _best_run(p: Problem, unit: int, o: Offer, s: Scratch, best: float) -> bool:
+    """Leave in `o.less` the best path that does all the work in one run; whether one is worth at least `best`'s
+    neighbourhood, that is all but a start."""
+    steps = len(o.phase)
+    most, found = best - p.units.start_usd[unit] - 1e-9, False
+    for begin in range(p.moves.locked[unit], steps):
+        if s.shut[begin + 1] != s.shut[begin]:
+            continue
+        for level in (0, LEVELS - 1):
+            _one_run(p, unit, o, begin, level)
+            if allowed(p, unit, s, o.phase):
+                value = _settle(p, unit, o, s, o.phase, o.power)
+                if value > most:
+                    most, found = value, True
+                    o.less[:] = o.phase
+    return found
+
+
+@kernel
+def _one_run(p: Problem, unit: int, o: Offer, begin: int, level: int) -> None:
+    """Fill `o.phase`: off but for its lock, then from `begin` on until the work is done at the level."""
+    locked = p.moves.locked[unit] if p.units.on[unit] == 1 else 0
+    booted = begin
+    if p.moves.boot[unit] >= 0 and not (p.units.on[unit] == 1 and begin == locked):
+        booted = p.moves.jump[p.moves.boot[unit], begin]
+    left = p.units.work_h[unit]
+    for t in range(len(o.phase)):
+        o.phase[t] = OFF
+        if t < locked:
+            o.phase[t] = BOOT if t < p.moves.booted[unit] else RUN
+            left -= o.work[level, t] if o.phase[t] == RUN else 0.0
+        elif t >= begin and left > 1e-9:
+            o.phase[t] = BOOT if t < booted else RUN
+            left -= o.work[level, t] if t >= booted else 0.0
 
 
 @kernel

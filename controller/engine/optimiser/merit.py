@@ -127,7 +127,15 @@ def _dearest(p: Problem, first: int, last: int) -> float:
 
 @kernel
 def lay(p: Problem, site: int, m: Merit, power: F8, phase: U1) -> None:
-    """Set every step from the phases of all units and the power of the batch jobs."""
+    """Set every step from the phases of all units and the power of the batch jobs, and what it is worth."""
+    found(p, site, m, power, phase)
+    for t in range(len(m.hours)):
+        m.value[t] = fill(m, t, -1, OFF, 0.0, 0.0)
+
+
+@kernel
+def found(p: Problem, site: int, m: Merit, power: F8, phase: U1) -> None:
+    """As `lay`, without what the steps are worth."""
     row0, first = p.sites.row_from[site], p.sites.unit_from[site]
     m.bare[:] = 0.0
     for r in range(m.left.shape[1]):
@@ -135,8 +143,6 @@ def lay(p: Problem, site: int, m: Merit, power: F8, phase: U1) -> None:
             m.left[t, r] = p.rows.cap[row0 + r, t]
     for n in range(first, p.sites.unit_from[site + 1]):
         put(p, site, m, n, phase[n], power[n], 1.0)
-    for t in range(len(m.hours)):
-        m.value[t] = fill(m, t, -1, OFF, 0.0, 0.0)
 
 
 @kernel

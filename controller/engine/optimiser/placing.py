@@ -13,7 +13,7 @@ from controller.engine.optimiser.jit import kernel
 from controller.engine.optimiser.job import Offer, allowed, offer, plan_job
 from controller.engine.optimiser.layout import BOOT, F8, I4, LEVELS, OFF, RUN, U1, Duals, Problem
 from controller.engine.optimiser.merit import is_firm
-from controller.engine.optimiser.unit import Scratch, along, charge, plan_unit, rewards_within, scratch
+from controller.engine.optimiser.unit import Scratch, along, charge, plan_unit, rewards_within, scratch, shut_within
 
 PLACE_TURNS: Final = 2
 """Run ends of a job moved at most, while placing."""
@@ -47,6 +47,8 @@ class Desk(NamedTuple):
     """(T,) where it displaces none."""
     kept: U1
     """(n,) whether a unit's path was carried on, by its place in the site."""
+    deep: U1
+    """(1,) 1 while a search looks at every run of a job's work, not at those alone that prices lead to."""
 
 
 @kernel
@@ -57,7 +59,7 @@ def desk(p: Problem, site: int, no_price: F8) -> Desk:
     units = p.sites.unit_from[site + 1] - p.sites.unit_from[site]
     return Desk(
         scratch(steps), offer(steps), by_worth(p, site), np.zeros((rows, steps)), no_price, np.empty(steps),
-        np.empty(steps, np.uint8), np.empty(steps, np.uint8), np.zeros(units, np.uint8),
+        np.empty(steps, np.uint8), np.empty(steps, np.uint8), np.zeros(units, np.uint8), np.zeros(1, np.uint8),
     )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def place(p: Problem, site: int, row_price: F8, k: Desk, jobs: bool, power: F8, 
         rewards_within(p, unit, 0.0, k.s)
         if p.units.work_h[unit] < np.inf:
             offer_within(p, unit, k.s, k.o)
-            plan_job(p, unit, k.o, k.s, PLACE_TURNS, power[unit], phase[unit])
+            plan_job(p, unit, k.o, k.s, PLACE_TURNS, False, power[unit], phase[unit])
         else:
             plan_unit(p, unit, k.s, phase[unit])
             idle_mw, least = p.units.idle_mw[unit], p.units.level_mw[unit, 0]
@@ -127,8 +129,7 @@ def carry_on(p: Problem, site: int, before: Before, k: Desk, power: F8, phase: U
             k.phase[: p.moves.booted[unit]] = BOOT
         load_with(p, site, unit, power[unit], phase[unit], k.load, -1.0)
         _room(p, site, unit, k.load, k.s.limit)
-        charge(p, site, unit, k.no_price, k.s)
-        rewards_within(p, unit, 0.0, k.s)
+        shut_within(p, unit, k.s)
         if allowed(p, unit, k.s, k.phase):
             k.kept[unit - p.sites.unit_from[site]] = 1
             phase[unit] = k.phase

@@ -76,18 +76,21 @@ def plan(
     iterations: int = 200,
     sweeps: int = 4,
     shakes: int = 0,
-    enough: float = ENOUGH,
+    refine: int = 0,
+    enough: float | F8 = ENOUGH,
     threads: int = 1,
 ) -> Plan:
     """Plan every site over the whole horizon.
 
     `duals` (from the last minute's plan, see `shift`) are improved in place; None begins cold, and needs some two
     hundred iterations where a warm start needs three. `before` (see `carried`) is the last plan: what still fits of
-    it is kept unless something else earns more, so a plan changes for a reason only.
+    it is kept unless something else earns more, so a plan changes for a reason only. Where the first plan is not within
+    `enough` of its bound (a share, one for all sites or one a site), up to `refine` more iterations lower the bound,
+    then `sweeps` and `shakes` better the plan.
     """
     last = before if before is not None else _none_before()
     duals = duals if duals is not None else cold(p)
-    power, phase, profit, bound = _solve(p, duals, last, iterations, sweeps, shakes, enough, threads)
+    power, phase, profit, bound = _solve(p, duals, last, (iterations, refine, sweeps, shakes), enough, threads)
     return Plan(power, phase, profit, bound, duals)
 
 
@@ -99,7 +102,7 @@ def dispatch(
     For a deadline too short for `plan`. `duals` are improved in place.
     """
     last = before if before is not None else _none_before()
-    power, phase, _, _ = _solve(p, duals, last, iterations, -1, 0, 0.0, threads)
+    power, phase, _, _ = _solve(p, duals, last, (iterations, 0, -1, 0), 0.0, threads)
     return Dispatch(np.ascontiguousarray(power[:, 0]), np.ascontiguousarray(phase[:, 0]), duals)
 
 
@@ -123,16 +126,18 @@ def undone_h(p: Problem, power_mw: F8, phase: U1) -> F8:
 
 
 def _solve(
-    p: Problem, duals: Duals, last: Before, iterations: int, sweeps: int, shakes: int, enough: float, threads: int
+    p: Problem, duals: Duals, last: Before, effort: tuple[int, int, int, int], enough: float | F8, threads: int
 ) -> tuple[F8, U1, F8, F8]:
     d = descent(p)
     units, steps = p.units.open.shape
     power, phase = np.empty((units, steps)), np.empty((units, steps), np.uint8)
     profit = np.empty(len(p.sites.price))
     no_price = np.zeros(p.rows.cap.shape)
+    near = np.full(len(profit), enough) if isinstance(enough, float) else enough
+    iterations, refine, sweeps, shakes = effort
 
     def block(low: int, high: int) -> None:
-        _block(p, low, high, duals, last, d, no_price, iterations, sweeps, shakes, enough, power, phase, profit)
+        _block(p, low, high, duals, last, d, no_price, iterations, refine, sweeps, shakes, near, power, phase, profit)
 
     spread(block, len(profit), threads)
     return power, phase, profit, d.bound
@@ -178,21 +183,20 @@ def warm_up() -> None:
     """Compile every kernel, or load it from the cache: tens of seconds once, about a second after that."""
     p = _tiny()
     check(p)
-    first = plan(p, iterations=2, sweeps=2, shakes=1, enough=0.0)
+    first = plan(p, iterations=2, sweeps=2, shakes=2, enough=0.0)
     dispatch(p, shift(first.duals, p.grid, 1.0), carried(first, p.grid, 1.0))
 
 
 @entry
 def _block(
-    p: Problem, low: int, high: int, duals: Duals, last: Before, d: Descent, no_price: F8, iterations: int, sweeps: int,
-    shakes: int, enough: float, power: F8, phase: U1, profit: F8,
+    p: Problem, low: int, high: int, duals: Duals, last: Before, d: Descent, no_price: F8, iterations: int, refine: int,
+    sweeps: int, shakes: int, near: F8, power: F8, phase: U1, profit: F8,
 ) -> None:  # fmt: skip
     steps = len(p.grid.hours)
     s, path, state = scratch(steps), np.empty(steps), np.empty(steps, np.uint8)
     for site in range(low, high):
         descend(p, site, duals, d, iterations, s, path, state)
-        bound = d.bound[site]
-        profit[site] = plan_site(p, site, duals, last, no_price, sweeps, shakes, bound, enough, power, phase)
+        profit[site] = plan_site(p, site, duals, d, last, no_price, refine, sweeps, shakes, near[site], power, phase)
 
 
 def _tiny() -> Problem:

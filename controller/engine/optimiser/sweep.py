@@ -80,7 +80,7 @@ def replan(
         _press(p, nudge, k)
     _shut(p, unit, nudge, k.s)
     if batch:
-        plan_job(p, unit, k.o, k.s, SWEEP_TURNS, power[unit], phase[unit])
+        plan_job(p, unit, k.o, k.s, SWEEP_TURNS, k.deep[0] == 1, power[unit], phase[unit])
     else:
         plan_unit(p, unit, k.s, phase[unit])
     put(p, site, m, unit, phase[unit], power[unit], 1.0)

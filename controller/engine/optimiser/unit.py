@@ -117,7 +117,6 @@ def rewards_within(p: Problem, unit: int, work_usd: float, s: Scratch) -> None:
     hours = p.grid.hours
     rewards(p, unit, work_usd, s)
     idle, least = u.idle_mw[unit], u.level_mw[unit, 0]
-    locked = p.moves.locked[unit] if u.on[unit] == 1 else 0
     mw, usd, rate = u.level_mw[unit], u.level_usd_h[unit], u.level_rate[unit]
     narrowed = False
     for t in range(len(hours)):
@@ -128,10 +127,18 @@ def rewards_within(p: Problem, unit: int, work_usd: float, s: Scratch) -> None:
         best = along(mw, usd, power) + work_usd * along(mw, rate, power) - s.price[t] * power
         s.mw[t] = power
         s.gain[t] = hours[t] * (best + s.price[t] * idle - s.on_price[t])
-    if not narrowed:
-        return
-    for t in range(len(hours)):
-        closed = u.open[unit, t] == 0 or (s.limit[t] < least - 1e-9 and t >= locked)
+    if narrowed:
+        shut_within(p, unit, s)
+
+
+@kernel
+def shut_within(p: Problem, unit: int, s: Scratch) -> None:
+    """Fill `s.shut`: closed where the unit may not run, or not even its first level fits `s.limit`. A lock holds."""
+    least = p.units.level_mw[unit, 0]
+    locked = p.moves.locked[unit] if p.units.on[unit] == 1 else 0
+    s.shut[0] = 0
+    for t in range(len(p.grid.hours)):
+        closed = p.units.open[unit, t] == 0 or (s.limit[t] < least - 1e-9 and t >= locked)
         s.shut[t + 1] = s.shut[t] + (1 if closed else 0)
 
 

@@ -18,6 +18,7 @@ from controller.engine.decide import decide
 from controller.engine.model import EnergyPrice
 from controller.feeds.base import FeedHealth, Feeds
 from controller.feeds.hashprice import GivenHashPrice
+from controller.forecast.known import Series
 from controller.journal.base import Journal
 from controller.journal.memory import MemoryJournal
 from tests.controller.kit import StubBus, StubClock, make_controller, plate, report, stop
@@ -75,12 +76,14 @@ class FixedPrice:
 
     def __init__(self, usd_per_mwh: float | None) -> None:
         self.usd_per_mwh = usd_per_mwh
+        self.past: Series | None = None
 
     def price_at(self, now_ms: int) -> EnergyPrice:
         return EnergyPrice(usd_per_mwh=self.usd_per_mwh, age_ms=0, feed=self.name)
 
-    def known(self, since_ms: int, now_ms: int) -> None:
-        """Nothing of the past or the future."""
+    def known(self, since_ms: int, now_ms: int) -> Series | None:
+        """What a test gave it, else nothing of the past or the future."""
+        return self.past
 
     async def run(self) -> None:
         return

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from contract.messages import BankReceipt, Receipt, ReceiptState
 from contract.reasons import ReceiptReason
 from controller.api.app import create_app
 from controller.journal.base import EventRecord
 from controller.journal.sql import SqlJournal
-from tests.controller.api.stand import TOKEN, Stand, standing
+from tests.controller.api.stand import GOOD, TOKEN, Stand, standing
 from tests.controller.kit import BASE_W, RATED_W, report, until
 
 
@@ -328,6 +329,28 @@ class TestMetrics:
         ):
             assert line in text, line
         assert "bank-0" not in text, "no series per bank"
+
+    async def test_where_openmetrics_is_accepted_latencies_name_the_decision_and_the_order(self, stand: Stand) -> None:
+        await stand.call("POST", "/v1/signals", {"site": "alpha", "target_w": 1_050_000, "duration_s": 60})
+        order = stand.bus.orders()[-1]
+        asked = GOOD | {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
+        _, text, headers = await stand.call("GET", "/metrics", headers=asked)
+        assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+        families = {family.name: family for family in text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
+        decided, ordered = (
+            [
+                sample.exemplar.labels
+                for sample in families[f"wattshift_controller_{name}_seconds"].samples
+                if sample.exemplar
+            ]
+            for name in ("decision", "signal_to_order")
+        )
+        assert {"decision_id": order.decision} in decided
+        assert ordered == [{"decision_id": order.decision, "order": f"{order.epoch}-{order.seq}"}]
+
+    async def test_power_is_told_by_class_of_bank(self, stand: Stand) -> None:
+        _, text, _ = await stand.call("GET", "/metrics")
+        assert 'wattshift_site_class_measured_watts{class="S21",site="alpha",workload="hash"} 2e+06' in text
 
     async def test_a_second_application_over_one_controller_doubles_no_series(self, stand: Stand) -> None:
         create_app(stand.controller, TOKEN)

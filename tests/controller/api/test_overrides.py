@@ -7,17 +7,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from contract.messages import BankReceipt, Mode, Receipt, ReceiptState, Status
 from contract.reasons import ReceiptReason
 from controller.api.app import CONFIRM
+from controller.forecast.known import Series
 from controller.journal.memory import MemoryJournal
 from controller.journal.sql import SqlJournal
-from tests.controller.api.stand import GOOD, Stand, deciding, standing
+from tests.controller.api.stand import GOOD, FixedPrice, Stand, deciding, standing
 from tests.controller.kit import BASE_W, RATED_W, StubClock, plate, report, until
 
 SITE = {"site": "alpha"}
+QUARTER_MS = 900_000
 HOLD = {"target": SITE, "kind": "hold", "reason": "r", "duration_s": 600}
 CAP = {"target": SITE, "kind": "cap", "reason": "heat", "duration_s": 600, "value_w": BASE_W + RATED_W}
 
@@ -93,6 +96,12 @@ class TestOne:
     async def test_a_workload_means_each_of_its_banks(self, stand: Stand) -> None:
         made = await stand.override(target={"site": "alpha", "workload": "hash"}, kind="emergency_stop")
         assert targets(stand) == [0, 0]
+        assert made["override"]["effect"]["targets"] == 2
+
+    async def test_a_cap_on_a_workload_is_split_among_its_banks(self, stand: Stand) -> None:
+        made = await stand.override(target={"site": "alpha", "workload": "hash"}, kind="cap", value_w=RATED_W)
+        assert sum(targets(stand)) <= RATED_W
+        assert all(0 < watts <= RATED_W // 2 for watts in targets(stand))
         assert made["override"]["effect"]["targets"] == 2
 
     async def test_the_form_it_had_before_is_still_taken(self, stand: Stand) -> None:
@@ -206,8 +215,8 @@ class TestPreview:
         assert body["after_w"] <= BASE_W + RATED_W
         assert body["change_mw"] == pytest.approx(-1.0, abs=0.05)
         usd = body["usd_per_h"]
-        assert usd["low"] < usd["expected"] < usd["high"] < 0, "at 20 USD/MWh a bank earns; at a lower price, more"
-        assert (body["price_low_usd_per_mwh"], body["price_high_usd_per_mwh"]) == (10.0, 30.0)
+        assert usd["expected"] < 0, "at 20 USD/MWh a bank earns"
+        assert (usd["low"], usd["high"], body["price_usd_per_mwh"]) == (None, None, None), "this feed has no past"
         assert [(each["kind"], each["gives_way"] == each["override"]) for each in body["conflicts"]] == [
             ("floor", True)
         ]
@@ -216,6 +225,22 @@ class TestPreview:
         assert body["confirm_required"] is False
         assert len(stand.bus.published) == orders
         assert stand.controller.overrides.entries() == held
+
+    async def test_low_and_high_are_at_prices_as_they_really_moved(self) -> None:
+        async with standing(**deciding()) as stand:
+            feed = stand.controller.feeds.prices["fixed"]
+            assert isinstance(feed, FixedPrice)
+            quarters = 14 * 96
+            chance = np.random.default_rng(1)
+            start_ms = stand.clock.wall_ms() // QUARTER_MS * QUARTER_MS - (quarters - 1) * QUARTER_MS
+            feed.past = Series(start_ms, QUARTER_MS, np.append(20.0 + chance.normal(0.0, 5.0, quarters - 1), 20.0))
+            stand.join("alpha")
+            await until(lambda: stand.bus.orders("alpha"))
+            _, body, _ = await stand.call("POST", "/v1/overrides:preview", CAP)
+            price, usd = body["price_usd_per_mwh"], body["usd_per_h"]
+            assert price["expected"] == 20.0
+            assert 10.0 < price["low"] < 16.0 < 24.0 < price["high"] < 30.0, price
+            assert usd["low"] < usd["expected"] < usd["high"] < 0, "at a low price standing still costs more"
 
     async def test_what_stands_in_the_way_is_told(self, stand: Stand) -> None:
         stand.bus.deliver(report(seq=2, mode=Mode.LOCAL))
@@ -340,7 +365,7 @@ class TestBadInput:
             ({"target": {"site": "ghost"}}, 404, "site"),
             ({"target": {"site": "alpha", "bank": "ghost"}}, 404, "bank"),
             ({"target": {"site": "alpha", "feeder": "ghost"}}, 404, "feeder"),
-            ({"target": {"site": "alpha", "workload": "hash"}}, 422, "workload"),
+            ({"target": {"site": "alpha", "workload": "hpc"}}, 404, "workload"),
             ({"target": {"site": "alpha", "workload": "idle"}}, 422, "target.workload"),
             ({"target": {"site": "alpha", "workload": "hpc"}, "kind": "hold", "value_w": None}, 404, "workload"),
             ({"target": {"site": "alpha", "bank": "bank-0", "feeder": "main"}}, 422, "bank"),

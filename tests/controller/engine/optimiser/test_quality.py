@@ -6,25 +6,18 @@ import numpy as np
 import pytest
 
 from bench.problems import hard_problem
-from bench.referee import TINY_MW, judge, optimum
-from controller.engine.optimiser.layout import NO_LIMIT_MW, Problem
-from controller.engine.optimiser.solver import Plan, plan
+from bench.referee import SHAKES, TINY_MW, judge, optimum, small, thorough
+from controller.engine.optimiser.layout import NO_LIMIT_MW
+from controller.engine.optimiser.solver import plan
 
-SHAKES = 150
-
-
-def _problem(seed: int) -> Problem:
-    return hard_problem(seed, banks=3 + seed % 6, jobs=seed % 5)
+KNOTTED = (904, 1142, 2027, 2776, 2896)
+"""Seeds that 150 nudges of one unit left 1 to 6 % below the optimum: several units must give way at once."""
 
 
-def _solve(p: Problem) -> Plan:
-    return plan(p, iterations=250, sweeps=6, shakes=SHAKES, enough=1e-6)
-
-
-def _gap_percent(seed: int) -> float:
+def _gap_percent(seed: int, shakes: int = SHAKES) -> float:
     """Of one random site, after checking that the plan is what it says and the bound holds."""
-    p = _problem(seed)
-    made = _solve(p)
+    p = small(seed)
+    made = thorough(p, shakes)
     verdict = judge(p, made.power_mw, made.phase)
     best = optimum(p)
     assert best.proven
@@ -35,15 +28,15 @@ def _gap_percent(seed: int) -> float:
     return 100.0 * (best.profit_usd - verdict.profit_usd) / abs(best.profit_usd)
 
 
-def _assert_good(seeds: range) -> None:
-    gaps = [_gap_percent(seed) for seed in seeds]
+def _assert_good(seeds: range, shakes: int = SHAKES) -> None:
+    gaps = [_gap_percent(seed, shakes) for seed in seeds]
     assert float(np.median(gaps)) < 0.1, f"median {np.median(gaps):.3f} %"
     assert max(gaps) < 1.0, f"worst {max(gaps):.3f} %, seed {seeds[int(np.argmax(gaps))]}"
 
 
 def test_plans_of_two_dozen_random_sites_are_within_a_tenth_of_a_percent_of_the_optimum() -> None:
     """Median under 0.1 %, worst under 1 %; every plan keeps every rule; no bound is below the optimum."""
-    _assert_good(range(24))
+    _assert_good(range(24), shakes=120)
 
 
 @pytest.mark.slow
@@ -52,11 +45,17 @@ def test_plans_of_two_hundred_random_sites_are_within_a_tenth_of_a_percent_of_th
     _assert_good(range(200))
 
 
+@pytest.mark.parametrize("seed", KNOTTED)
+def test_a_set_of_units_gives_way_where_no_single_one_can(seed: int) -> None:
+    """Worst under 1 % there too."""
+    assert _gap_percent(seed) < 1.0
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_plan_cut_short_is_feasible_and_its_bound_holds(seed: int) -> None:
     """Anytime: one iteration and no sweep still keep every rule, and no bound is below a longer run's profit."""
-    p = _problem(seed)
-    best = _solve(p).profit_usd
+    p = small(seed)
+    best = thorough(p).profit_usd
     for iterations, sweeps in ((1, 0), (5, 0), (20, 1)):
         made = plan(p, iterations=iterations, sweeps=sweeps)
         assert not judge(p, made.power_mw, made.phase).faults
@@ -66,7 +65,7 @@ def test_a_plan_cut_short_is_feasible_and_its_bound_holds(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_a_limit_is_exceeded_only_where_nothing_feasible_is_left(seed: int) -> None:
     """Where HiGHS keeps all rows without excess at the price of any profit, so does the plan."""
-    p = _problem(seed)
+    p = small(seed)
     free = p._replace(sites=p.sites._replace(price=np.zeros_like(p.sites.price)))
     made = plan(free, iterations=100, sweeps=4, shakes=40)
     must = optimum(free._replace(units=free.units._replace(

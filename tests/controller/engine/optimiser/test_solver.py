@@ -60,6 +60,37 @@ def test_a_fleet_keeps_its_cap_and_its_bound_holds() -> None:
     assert profit >= 0.98 * made.bound_usd
 
 
+def test_last_quotas_stand_while_they_serve_and_never_pass_the_cap() -> None:
+    """Carried on, a fleet loses nothing; under a cap that fell its quotas fall with it."""
+    p = assemble(*fleet(6))
+    alone = plan(p, iterations=150, sweeps=1)
+    cap = 0.9 * meter_mw(p, alone.power_mw).sum(axis=0)
+    first = plan_fleet(p, cap, iterations=150)
+    kept = carried(first.plan, p.grid, 0.0)
+    again = plan_fleet(p, cap, first.duals, first.price, kept, first.quota_mw, iterations=12, sweeps=1, rounds=1)
+    assert again.plan.profit_usd.sum() >= (1.0 - 1e-4) * first.plan.profit_usd.sum()
+    lower = plan_fleet(p, 0.8 * cap, again.duals, again.price, kept, again.quota_mw, iterations=40, sweeps=1)
+    for cap_mw, made in ((cap, again), (0.8 * cap, lower)):
+        assert (made.quota_mw.sum(axis=0) <= cap_mw + 1e-6).all()
+        assert (meter_mw(p, made.plan.power_mw).sum(axis=0) <= cap_mw + 1e-6).all()
+        assert made.plan.profit_usd.sum() <= made.bound_usd
+
+
+def test_more_iterations_lower_the_bound_where_the_plan_is_far_from_it_and_nowhere_else() -> None:
+    """`refine` costs nothing where the plan is near enough; elsewhere the bound falls and stays above every plan."""
+    p = assemble(*fleet(12, seed=3))
+    plain = plan(p, iterations=40, sweeps=0)
+    gap = (plain.bound_usd - plain.profit_usd) / plain.bound_usd
+    near = np.full(12, float(np.median(gap)))
+    refined = plan(p, iterations=40, refine=100, sweeps=0, enough=near)
+    assert (refined.profit_usd == plain.profit_usd).all()
+    assert (refined.bound_usd[gap <= near] == plain.bound_usd[gap <= near]).all()
+    assert (refined.bound_usd <= plain.bound_usd).all()
+    assert (refined.bound_usd < plain.bound_usd).any()
+    best = plan(p, iterations=40, sweeps=4, enough=0.0)
+    assert (refined.bound_usd >= best.profit_usd - 1e-6).all()
+
+
 def test_quotas_give_what_is_left_and_take_what_is_over() -> None:
     """In both cases they sum to the cap, and no site gets more than its own limit."""
     used, most = np.array([[2.0, 6.0], [4.0, 6.0]]), np.full((2, 2), 8.0)
