@@ -1,4 +1,4 @@
-"""What the load's past teaches: the rest of a day, the days to come, and what stands in where there is too little of it."""
+"""What the load's past teaches: the rest of a day, the days to come, and what stands in where too little is known."""
 
 from __future__ import annotations
 
