@@ -155,7 +155,7 @@ def _job(kind: JobClass, row: Row, partition: int, node_mw: float) -> Job:
         level_rate=tuple(kind.rate),
         usd_per_h=nodes * kind.usd_per_node_h,
         miss_usd=nodes * kind.miss_usd_per_node_h * work_h,
-        start_usd=nodes * kind.usd_per_node_h * kind.checkpoint_min / 2 / 60.0,
+        start_usd=nodes * kind.usd_per_node_h * min(kind.checkpoint_min / 2 / 60.0, work_h),
         min_up_h=kind.min_up_min * MS_PER_MINUTE / MS_PER_HOUR,
         firm=kind.firm,
     )

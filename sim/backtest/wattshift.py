@@ -47,11 +47,14 @@ class Params:
     """Hours the forecast is asked for; its last day comes again beyond."""
     fade_h: float = 1.0
     """After so many hours a third of a departure from the path is left."""
-    hurry: float = 1.0
+    hurry: float = 0.3
     """By how much more than its later cost a job's work may cost now: what arrives later wants the same nodes."""
-    eager: float = 0.1
-    """The part of the rest of its worth that counts besides for running at all, not for running harder; all of it
-    for a firm job. Waiting is worth a little money and can lose all."""
+    eager: float = 0.03
+    """The least part of the rest of its worth that counts besides for running at all, not for running harder: waiting
+    is worth a little money and can lose all."""
+    urgent_h: float = 12.0
+    """That part nears all of it as a job's slack goes below so many hours: of two that want the same nodes, the one
+    that can wait does."""
     peak_weight: float = 1.0
     """The part of a coincident peak's told chance that is planned with."""
     mean_now: bool = True
@@ -185,7 +188,7 @@ class WattshiftPolicy:
         usd[:banks] = m.bank_phs * coin * (1.0 - booting / h)[:, None]
         # The problem's start costs hold all of the boot; what falls into this interval is in `usd` already.
         then[:banks] += np.where(state.on == 1, 0.0, coin * m.bank_phs[:, -1] * np.minimum(m.boot_h, h))
-        usd[fixed:], mw[fixed:] = self._job_curves(last, state.left_h, jobs, at, pick)
+        usd[fixed:], mw[fixed:] = self._job_curves(last, state.left_h, jobs, at, pick, seen.known.at_ms)
         part = m.table.partition[at]
         share = np.concatenate([pue[m.hall_of], pue[m.partition_hall[part]]])
         rows, weight, on_weight, offsets = m.coefficients(part, m.table.nodes[at], share)
@@ -205,6 +208,7 @@ class WattshiftPolicy:
         jobs: list[int],
         at: NDArray[np.int64],
         pick: NDArray[np.int64],
+        now_ms: int,
     ) -> tuple[F8, F8]:
         """USD an hour and power by level, of no more work than is left."""
         t, fixed = self._model.table, self._model.fixed
@@ -212,7 +216,9 @@ class WattshiftPolicy:
         hurry = 1.0 + self.params.hurry
         full = t.usd_per_h[at] + t.miss_per_h[at]
         worth = np.minimum(last.worth[pick[fixed:]] * hurry, full)
-        eager = np.where(t.firm[at] == 1, 1.0, self.params.eager) * (full - worth)
+        slack_h = np.maximum((t.deadline_ms[at] - now_ms) / MS_PER_HOUR - left, 0.0)
+        part = self.params.eager + (1.0 - self.params.eager) * np.exp(-slack_h / self.params.urgent_h)
+        eager = part * (full - worth)
         left /= self._model.interval_h
         rates, mw = t.level_rate[at], t.level_mw[at]
         for k in np.flatnonzero(left < 1.0):
