@@ -19,6 +19,7 @@ from controller.feeds.base import Feeds
 from controller.metrics import Metrics
 from controller.overrides import Overrides
 from controller.publish import Publisher
+from controller.quotas import Quotas
 from controller.signals import Signals
 from controller.state import Fleet, SiteState
 
@@ -44,6 +45,7 @@ class ControlLoop:
         clock: Clock,
         metrics: Metrics,
         heartbeat: Callable[[], None],
+        quotas: Quotas,
     ) -> None:
         self._config = config
         self._fleet = fleet
@@ -55,6 +57,7 @@ class ControlLoop:
         self._clock = clock
         self._metrics = metrics
         self._heartbeat = heartbeat
+        self._quotas = quotas
         self._tick_ms = config.tick_ms
         self._beat_ms = min(BEAT_MS, config.tick_ms)
         self._wake = asyncio.Event()
@@ -132,6 +135,7 @@ class ControlLoop:
 
     def _tick(self) -> None:
         self.ticks += 1
+        self._quotas.tick()
         if self._backlog:
             self._metrics.overruns.inc()
             _LOG.warning("a tick is due while %d sites of the last one are undecided", len(self._backlog))
