@@ -104,7 +104,8 @@ async def test_jobs_are_shed_by_value_and_all_come_back() -> None:
         assert ("freeze", "refused") not in bank.commands
 
 
-async def test_a_restarted_agent_brings_back_what_the_one_before_suspended() -> None:
+async def test_an_agent_that_has_lost_its_state_brings_back_what_the_one_before_suspended() -> None:
+    """The marks on the objects say what was ours."""
     async with kube() as world:
         submit(world, "cheap", 1.0)
         submit(world, "dear", 9.0)
@@ -112,7 +113,7 @@ async def test_a_restarted_agent_brings_back_what_the_one_before_suspended() -> 
             bank.hold(hold(IDLE_W), None)
             await until(lambda: running(world) == set())
         async with bank_over(world.driver()) as bank:
-            bank.admission_closed = True  # what its state file says
+            assert not bank.admission_closed
             bank.hold(hold(4_000), None)
             await until(lambda: running(world) == {"cheap", "dear"})
         assert world.commands().count("patch clusterqueues/gpu stopPolicy=None") == 1
