@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench docs clean system-packages
+.PHONY: help setup demo test check format bench deb boot-test image-test docs clean system-packages
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -46,6 +46,15 @@ format: setup  ## let ruff rewrite what it can
 
 bench: setup system-packages  ## the main job's benchmarks; each prints one JSON object as its last line (others: docs/benchmarks.md)
 	@for name in poll shed latency ingest ops; do echo "== bench.$$name"; $(BIN)/python -m bench.$$name $(ARGS) || exit 1; done
+
+deb: setup  ## build/wattshift_VERSION_ARCH.deb
+	@PYTHON=$(BIN)/python NFPM=$(BIN)/nfpm deploy/packaging/build-deb
+
+boot-test: deb  ## boot a Debian, install the package there, look whether the daemons run (root, mmdebstrap, systemd-nspawn)
+	@WATTSHIFT=$(BIN)/wattshift deploy/boot/boot-test
+
+image-test:  ## build the container image and run what is in it (root, buildah, after boot-test)
+	@deploy/image-test
 
 clean:  ## remove .venv and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -51,6 +51,8 @@ BATCH_DEADLINES: Final = 4
 """Deadlines that an operation on many jobs may take; the driver works on several at once."""
 ATTEMPT_MS: Final = 60_000
 """How long a freeze whose answer was lost may still turn out to have been ours."""
+CONTRADICTS: Final = 0.05
+"""Of the account, by which a settled meter must be above it to say that what was learned is wrong."""
 _SHOWN: Final = frozenset({"freeze", "requeue", "power_down", "thaw", "power_up", "admit"})
 """Commands after which a new look is due."""
 _RISING: Final = ("thaw", "power_up", "raise", "admit")
@@ -277,6 +279,7 @@ class HpcBank:
         self._failed = isinstance(facts, Unreachable)
         if not isinstance(facts, Unreachable):
             self._take(facts)
+            self.admission_closed |= facts.held_by_us  # our own state may have been lost
         self._looking = False
         self._wake.set()
         self._on_change()
@@ -452,8 +455,9 @@ class HpcBank:
         metered_w, read_ms = self._metered_w
         if self._acted_ms is not None and read_ms - self._acted_ms < self._settle_ms:
             return 0
-        excess_w = max(metered_w - draw_w(facts, self._nodes, self._caps), 0)
-        if excess_w and self.node_power.readings:
+        drawn_w = draw_w(facts, self._nodes, self._caps)
+        excess_w = max(metered_w - drawn_w, 0)
+        if excess_w > CONTRADICTS * drawn_w and self.node_power.readings:
             self._power.contradicted(metered_w, self._caps)
         return excess_w
 

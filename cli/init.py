@@ -26,6 +26,9 @@ init = typer.Typer(
 
 Folder = Annotated[Path, typer.Option("--dir", help="where the authority and all identities live; keep it safe")]
 Renew = Annotated[bool, typer.Option("--renew", help="make a new certificate in place of the old one")]
+Unit = Annotated[
+    bool, typer.Option("--unit", help="a configuration for the package's systemd unit: its paths to secrets and state")
+]
 DEFAULT_FOLDER: Final = Path("wattshift-identities")
 
 
@@ -45,6 +48,7 @@ def controller(
     folder: Folder = DEFAULT_FOLDER,
     broker_host: Annotated[str, typer.Option("--broker", help="the broker's name or address")] = "localhost",
     renew: Renew = False,
+    unit: Unit = False,
 ) -> None:
     """The controller's certificate, API token and commented configuration."""
     told = _issue(folder, "controller", renew)
@@ -52,8 +56,12 @@ def controller(
     if not token.exists():
         _write_secret(token, f"{secrets.token_hex(32)}\n")
     text = _with_broker(_priced_by_message(_sample("controller")), broker_host, "controller")
+    if unit:
+        text = _handed_over(text, "wattshift-controller")
     _write_config(config, text)
-    typer.echo(f"{told}, {token.name} and {config.name}: check with wattshift-controller --config {config} --check")
+    told = f"{told}, {token.name} and {config.name}"
+    check = f"check with wattshift-controller --config {config} --check"
+    typer.echo(f"{told}: {_placed('controller', config, token.name) if unit else check}")
 
 
 @init.command("site")
@@ -62,6 +70,7 @@ def site(
     folder: Folder = DEFAULT_FOLDER,
     broker_host: Annotated[str, typer.Option("--broker", help="the broker's name or address")] = "localhost",
     renew: Renew = False,
+    unit: Unit = False,
 ) -> None:
     """A site's certificate and commented agent configuration: edit it, then copy the site's files to its host."""
     if not _SITE.fullmatch(name) or name in _RESERVED:
@@ -69,8 +78,12 @@ def site(
     told = _issue(folder, name, renew)
     config = folder / f"{name}.agent.toml"
     text = _sample("agent").replace('id = "north" ', f'id = "{name}" ', 1).replace('"North yard"', f'"{name}"', 1)
-    _write_config(config, _with_broker(text, broker_host, name))
-    typer.echo(f"{told} and {config.name}: edit it, then check with wattshift-agent --config {config} --check")
+    text = _with_broker(text, broker_host, name)
+    if unit:
+        text = _handed_over(text, "wattshift-agent")
+    _write_config(config, text)
+    check = f"then check with wattshift-agent --config {config} --check"
+    typer.echo(f"{told} and {config.name}: edit it, {_placed('agent', config) if unit else check}")
 
 
 def _issue(folder: Path, name: str, renew: bool, hosts: tuple[str, ...] = ()) -> str:
@@ -111,6 +124,19 @@ def _priced_by_message(text: str) -> str:
     """The sample's replayed price file, which nobody has yet, gives way to prices over the broker."""
     told = 'kind = "mqtt"                           # PriceMessage on wattshift/v1/market/houston/price; or:\n'
     return text.replace('kind = "csv"\npath = "prices.csv"\ninterval_s = 900\n', told + '# kind = "csv"\n', 1)
+
+
+def _handed_over(text: str, unit: str) -> str:
+    """With secrets where systemd hands them to the unit, and state where the unit may write."""
+    there = f"/run/credentials/{unit}.service/secrets_"
+    text = re.sub(r'^(ca|cert|key|token_file)( *= )"([^"/]+)"', rf'\1\2"{there}\3"', text, flags=re.MULTILINE)
+    text = re.sub(r'^(state_file = )"([^"/]+)"', rf'\1"/var/lib/{unit}/\2"', text, flags=re.MULTILINE)
+    return re.sub(r'^(control_dir = )"([^"/]+)"', r'\1"/run/wattshift/\2"', text, flags=re.MULTILINE)
+
+
+def _placed(daemon: str, config: Path, *more: str) -> str:
+    files = ", ".join(("certificate", "key", "ca.pem", *more))
+    return f"copy {config.name} to /etc/wattshift/{daemon}.toml; {files} to /etc/wattshift/secrets/{daemon}/"
 
 
 def _write_config(path: Path, text: str) -> None:

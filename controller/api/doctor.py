@@ -125,9 +125,8 @@ def _scheduler(controller: Controller, state: SiteState, params: Params) -> Iter
         ok = age_ms is not None and age_ms <= params.stale_report_ms
         told = "has never answered" if age_ms is None else f"answered {age_ms / 1_000:.0f} s ago"
         detail = f"{each.bank}: {told}; {each.nodes_up} nodes up, {len(each.jobs)} jobs"
-        yield _finding(
-            "scheduler", state.site, ok, detail, "is slurmrestd or slurmctld up, and the agent's token good?"
-        )
+        fix = "is slurmctld, slurmrestd or the Kubernetes API server up, and the agent's token good?"
+        yield _finding("scheduler", state.site, ok, detail, fix)
 
 
 def _price(controller: Controller, state: SiteState, params: Params) -> FindingOut:

@@ -42,7 +42,7 @@ class Params:
     """Steps of the dual prices at each look; a first look takes `first`."""
     first: int = 60
     look_h: float = 1.0
-    """Hours between two looks where nothing happens."""
+    """Hours between two looks where nothing happens; they fall on the hour, when the load of the last one is known."""
     ahead_h: float = 24.0
     """Hours the forecast is asked for; its last day comes again beyond."""
     fade_h: float = 1.0
@@ -52,8 +52,8 @@ class Params:
     eager: float = 0.1
     """The part of the rest of its worth that counts besides for running at all, not for running harder; all of it
     for a firm job. Waiting is worth a little money and can lose all."""
-    peak_weight: float = 0.25
-    """The part of a coincident peak's said chance that is planned with: said too often, it stops work for nothing."""
+    peak_weight: float = 1.0
+    """The part of a coincident peak's told chance that is planned with."""
     mean_now: bool = True
     """Whether a running interval whose price comes late counts at the mean price that followed alike, not the path."""
     spike_usd_per_mwh: float = 250.0
@@ -100,7 +100,8 @@ class WattshiftPolicy:
 
     def _is_stale(self, seen: Seen, jobs: list[int]) -> bool:
         last = self._look
-        if last is None or seen.known.at_ms - last.at_ms >= self.params.look_h * MS_PER_HOUR - 1:
+        look_ms = round(self.params.look_h * MS_PER_HOUR)
+        if last is None or seen.known.at_ms // look_ms != last.at_ms // look_ms:
             return True
         return any(j not in last.place for j in jobs) or seen.obligations != last.obligations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -91,3 +92,23 @@ def test_a_broker_answers_to_names_and_addresses(tmp_path: Path) -> None:
     names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["broker.example"]
     assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["10.1.0.9"]
+
+
+def test_a_configuration_for_the_unit_names_secrets_and_state_where_systemd_puts_them(tmp_path: Path) -> None:
+    """The folder that each unit loads, under the names it hands its files over by."""
+    run("controller", "--unit", "--dir", str(tmp_path))
+    run("site", "pecos", "--unit", "--dir", str(tmp_path))
+    units = Path(__file__).parents[2] / "deploy/systemd"
+    for daemon, file, names in (
+        ("controller", "controller.toml", ("ca.pem", "controller.pem", "controller.key", "controller.token")),
+        ("agent", "pecos.agent.toml", ("ca.pem", "pecos.pem", "pecos.key")),
+    ):
+        unit = f"wattshift-{daemon}.service"
+        assert f"LoadCredential=secrets:/etc/wattshift/secrets/{daemon}\n" in (units / unit).read_text()
+        text = (tmp_path / file).read_text()
+        for name in names:
+            assert f'"/run/credentials/{unit}/secrets_{name}"' in text
+            assert (tmp_path / name).exists()
+    agent = tomllib.loads((tmp_path / "pecos.agent.toml").read_text())
+    assert agent["state_file"] == "/var/lib/wattshift-agent/agent-state.json"
+    assert agent["control_dir"] == "/run/wattshift/control"

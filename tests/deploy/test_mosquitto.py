@@ -65,3 +65,13 @@ async def test_a_site_speaks_for_itself_alone_and_only_the_controller_orders(tmp
         assert sorted(controller.payloads) == sorted([*(kind.encode() for kind in AGENT_KINDS), b"price"])
         assert south.payloads == [b"to south"]
         assert sorted(north.payloads) == [b"status", b"to north"], "its own status, its own order, nothing else"
+
+
+def test_nothing_that_debians_own_file_says_and_may_be_said_once_is_said_again() -> None:
+    """Mosquitto does not start on a duplicate; seen in a booted Debian 12."""
+    said = {
+        line.split()[0]
+        for line in (DEPLOY / "wattshift.conf").read_text().splitlines()
+        if line and not line.startswith("#")
+    }
+    assert not said & {"pid_file", "persistence_location"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,6 +69,17 @@ def test_everything_the_package_holds_is_in_the_repository_or_staged_by_its_scri
 
 
 def test_scripts_are_sound_shell() -> None:
-    for script in (DEPLOY / "install-test-packages", DEPLOY / "packaging/build-deb"):
+    names = ("install-test-packages", "packaging/build-deb", "boot/boot-test", "boot/check", "image-test")
+    for script in (DEPLOY / name for name in names):
         done = run("sh", "-n", str(script))
         assert done.returncode == 0, done.stderr
+
+
+def test_the_image_is_built_of_every_folder_that_is_packaged() -> None:
+    """What pip installs there must hold the samples that `wattshift init` reads and the runbooks that are served."""
+    copied = {line.split()[1] for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line.startswith("COPY ")}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {each.rstrip("*") for each in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    for folder in folders - {"deploy", "deploy.config"}:
+        assert folder in copied
+    assert {"deploy/__init__.py", "deploy/config", "docs/runbooks.md"} <= copied

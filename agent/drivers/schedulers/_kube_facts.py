@@ -51,6 +51,8 @@ _TERMS: Final = {
     "notice-seconds": "notice",
 }
 _YES: Final = frozenset({"true", "yes", "1"})
+_LETS_BE: Final = frozenset({"CronJob"})
+"""What makes Jobs and then leaves them to themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +172,17 @@ def partition_facts(tables: Tables, jobs: Mapping[str, Seen], site: Site, now_s:
         },
         barred=frozenset(name for name in up if (mark := marks[name]) is not None and mark.why == ADMISSION),
         steps=not site.by_kueue,
+        held_by_us=any(seen.ours for seen in jobs.values())
+        or any(mark is not None and mark.why == ADMISSION for mark in marks.values())
+        or (tables.queue is not None and HELD in tables.queue.metadata.annotations and tables.queue.policy == "Hold"),
     )
 
 
 def may_suspend(seen: Seen, site: Site) -> bool:
-    """Whether it may be stopped and started again: it says that it can, or the site says so of all."""
-    if seen.state is not JobState.RUNNING or seen.ignoring:
+    """Whether it may be stopped and started again: it says that it can, or the site says so of all. One that another
+    controller keeps (a JobSet's) would be started again by that."""
+    kept = any(owner.kind not in _LETS_BE for owner in seen.raw.metadata.ownerReferences)
+    if seen.state is not JobState.RUNNING or seen.ignoring or kept:
         return False
     said = seen.raw.metadata.annotations
     word = said.get(f"{PREFIX}requeue", "").lower()

@@ -70,9 +70,10 @@ class NotThere(Unreachable):
 
 
 def need_client() -> None:
-    """Raise `MissingExtraError` where `kubernetes-asyncio` is not installed."""
+    """Raise `MissingExtraError` where `kubernetes-asyncio` is not installed. Its import takes half a second: here, when
+    the driver is made, and not in the running loop."""
     try:
-        import kubernetes_asyncio  # noqa: F401
+        from kubernetes_asyncio import client, config  # noqa: F401
     except ImportError:
         raise MissingExtraError("install it with: pip install 'wattshift[kubernetes]'") from None
 

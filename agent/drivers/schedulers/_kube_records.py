@@ -107,8 +107,8 @@ class Pod(_Object):
 
     @property
     def owner(self) -> str:
-        """The uid of what made it."""
-        return self.metadata.ownerReferences[0].uid if self.metadata.ownerReferences else ""
+        """The uid of its Job; empty where it is of none."""
+        return next((owner.uid for owner in self.metadata.ownerReferences if owner.kind == "Job"), "")
 
     @property
     def evictable(self) -> bool:
@@ -199,7 +199,8 @@ class Workload(_Object):
 
     @property
     def owner(self) -> str:
-        return self.metadata.ownerReferences[0].uid if self.metadata.ownerReferences else ""
+        """The uid of its Job; empty where it is of another kind of work."""
+        return next((owner.uid for owner in self.metadata.ownerReferences if owner.kind == "Job"), "")
 
 
 class ListMeta(Record):

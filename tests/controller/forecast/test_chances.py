@@ -49,11 +49,10 @@ def test_spike_chances_are_met_as_often_as_they_are_told() -> None:
 
 
 def test_peak_chances_are_met_as_often_as_they_are_told() -> None:
-    """Recalibrated on two years, asked through the next: the hours given a chance hold that many peaks."""
+    """With two years behind, asked through the next: the hours given a chance hold that many peaks."""
     truths = world(days=1_096, seed=6)
     peaks = PeakChance(tuple(range(1, 13)), CHICAGO)
     peaks.fit(truths.known(truths.at(730)))
-    assert peaks.fitted
     top = peak_hours(truths.load, "America/Chicago")
     told, came = [], []
     for hour in range(731 * 24, 1_094 * 24, 5):

@@ -294,6 +294,17 @@ async def test_a_job_that_may_not_be_suspended_is_refused_and_goes_on() -> None:
         assert (await facts_of(bold)).nodes_busy == 2
 
 
+async def test_a_job_that_another_controller_keeps_is_not_suspended_for_it_would_be_started_again() -> None:
+    async with kube() as world:
+        for name, kind in (("child", "JobSet"), ("nightly", "CronJob")):
+            world.cluster.add_job(f"hpc/{name}", annotations=MAY)
+            owner = {"kind": kind, "uid": f"{kind}-1", "name": name}
+            world.cluster.get("jobs", f"hpc/{name}")["metadata"]["ownerReferences"] = [owner]
+        driver = world.driver(**PLAIN)
+        assert (await facts_of(driver)).requeueable == {"hpc/nightly"}
+        assert isinstance((await driver.requeue(["hpc/child"]))["hpc/child"], Refused)
+
+
 async def test_a_warning_stands_on_the_pods_with_the_time_of_the_end() -> None:
     async with kube() as world:
         world.cluster.add_job(

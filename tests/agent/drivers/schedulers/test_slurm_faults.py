@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -18,6 +20,7 @@ from agent.job_ladder import Nodes
 from agent.partition import HpcBank
 from contract.clock import SystemClock
 from contract.messages import JobState
+from sim.process_meter import ProcessMeter
 from sim.slurm import SlurmCluster, missing_for_slurm
 from tests.agent.drivers.schedulers.slurm_world import (
     COUNT,
@@ -81,7 +84,9 @@ def hold(setpoint_w: int) -> BankHold:
 
 
 @asynccontextmanager
-async def bank_over(driver: SlurmPartition, *, deadline_s: float = 5.0) -> AsyncIterator[HpcBank]:
+async def bank_over(
+    driver: SlurmPartition, *, deadline_s: float = 5.0, settle_ms: int = 2_000
+) -> AsyncIterator[HpcBank]:
     """The agent's bank, looking at its partition three times a second."""
     bank = HpcBank(
         "hpc",
@@ -89,7 +94,7 @@ async def bank_over(driver: SlurmPartition, *, deadline_s: float = 5.0) -> Async
         Nodes(3, 900, 100),
         deadline_s=deadline_s,
         stale_ms=3_000,
-        settle_ms=2_000,
+        settle_ms=settle_ms,
         clock=SystemClock(),
         contain=Containment(),
         on_change=lambda: None,
@@ -170,6 +175,87 @@ async def test_a_slow_slurmctld_costs_one_deadline_and_what_it_did_late_is_still
     assert isinstance(await patient.set_admission(True), Applied)
     await ended_right(cluster, "slow")
     assert await partition_state(cluster) == "up"
+
+
+async def test_targets_that_come_while_slurmctld_stands_still_are_met_when_it_goes_on(
+    cluster: SlurmCluster, drivers: Drivers
+) -> None:
+    driver = drivers.managed(deadline_s=1.0)
+    for name in ("a", "b", "c"):
+        await counting(cluster, name, steps=3_000)
+    await until(lambda: len(scripts(cluster, "count.py")) == 3)
+    async with bank_over(driver, deadline_s=1.0) as bank:
+        bank.hold(hold(FULL_W), None)
+        await until(lambda: bank.settled)
+        cluster.pause_controller()
+        try:
+            bank.hold(hold(IDLE_W + 2 * 800), None)
+            await asyncio.sleep(0.5)
+            bank.hold(hold(IDLE_W), None)
+            await asyncio.sleep(2.0)
+        finally:
+            cluster.resume_controller()
+        await until(lambda: scripts(cluster, "count.py") == ["T", "T", "T"])
+        bank.hold(hold(FULL_W), None)
+        await ended_right(cluster, "a", "b", "c", steps=3_000)
+        await until(lambda: not bank.admission_closed)
+    assert await partition_state(cluster) == "up"
+
+
+async def test_a_token_that_expires_in_mid_shed_wakes_nothing_and_its_successor_undoes_all(
+    cluster: SlurmCluster, drivers: Drivers, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text(await cluster.token(lifespan_s=600))
+    driver = drivers.managed(token_file=token_file)
+    await counting(cluster, "kept")
+    await until(lambda: scripts(cluster, "count.py") != [])
+    async with bank_over(driver) as bank:
+        bank.hold(hold(IDLE_W), None)
+        await until(lambda: scripts(cluster, "count.py") == ["T"])
+        await until_true(lambda: _is(cluster, "down"))
+        old = await cluster.token(lifespan_s=1)
+        await asyncio.sleep(2.1)
+        token_file.write_text(old)
+        bank.hold(hold(FULL_W), None)
+        await until(lambda: bank.faults.get("auth", 0) > 0)
+        assert scripts(cluster, "count.py") == ["T"]
+        token_file.write_text(await cluster.token(lifespan_s=600))
+        await ended_right(cluster, "kept")
+        await until(lambda: not bank.admission_closed)
+    assert await partition_state(cluster) == "up"
+
+
+async def test_what_nodes_draw_is_learned_from_a_meter_over_real_jobs(cluster: SlurmCluster, drivers: Drivers) -> None:
+    """The meter shows what the kernel says of the jobs' processes: an idle node draws 80 W and a busy one 700, and the
+    nameplate says 100 and 900."""
+    driver = drivers.managed()
+    (cluster.folder / "work.py").write_text("import time\ntime.sleep(600)\n")
+    meter, every = ProcessMeter(cluster.folder), frozenset({"node1", "node2", "node3"})
+    async with bank_over(driver, settle_ms=500) as bank:
+        bank.hold(hold(FULL_W), None)
+
+        async def metered() -> None:
+            while True:
+                power_w = 3 * 80 + 620 * meter.look().busy_cpus(every) // 4
+                bank.correct(power_w, SystemClock().mono_ms(), 20)
+                await asyncio.sleep(0.1)
+
+        metering = asyncio.create_task(metered())
+        try:
+            for jobs in (3, 1, 0):
+                await cluster.clear()
+                for _ in range(jobs):
+                    work = f"exec python3 {cluster.folder}/work.py {cluster.folder}/job-x"
+                    await cluster.submit(work, "-N1", "--ntasks-per-node=1", "--cpus-per-task=4", "--time=10")
+                await until(partial(_running_work, cluster, jobs))
+                seen = bank.node_power.readings
+                await until(partial(_has_read, bank, seen + 30))
+        finally:
+            metering.cancel()
+        assert bank.node_power.idle_w == pytest.approx(80, abs=12)
+        assert bank.node_power.busy_milli == pytest.approx(1_000 * 620 / 800, abs=50)
+        assert (bank.survey(SystemClock().mono_ms()).power_w or 0) == pytest.approx(240, abs=40)
 
 
 async def test_a_node_that_dies_takes_its_job_back_to_the_queue_and_the_rest_of_the_shed_stands(
@@ -257,6 +343,14 @@ async def test_an_operators_licence_reservation_keeps_its_jobs_waiting_through_o
     finally:
         await cluster.command("scontrol", "delete", "reservationname=kw")
     await cluster.until(waits, "COMPLETED", "")
+
+
+def _running_work(cluster: SlurmCluster, count: int) -> bool:
+    return len(scripts(cluster, "work.py")) == count
+
+
+def _has_read(bank: HpcBank, count: int) -> bool:
+    return bank.node_power.readings >= count
 
 
 def nodes_up(bank: HpcBank) -> int | None:
