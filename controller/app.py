@@ -125,6 +125,7 @@ class Controller:
             self.metrics,
             heartbeat,
             self.quotas,
+            aside,
         )
         reactions = Reactions(self.publisher, self.signals, journal, clock, self.loop.request)
         listening = [feed for feed in self.feeds.prices.values() if isinstance(feed, MqttPrices)]
