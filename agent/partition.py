@@ -279,6 +279,7 @@ class HpcBank:
         self._failed = isinstance(facts, Unreachable)
         if not isinstance(facts, Unreachable):
             self._take(facts)
+            self.admission_closed |= facts.held_by_us  # our own state may have been lost
         self._looking = False
         self._wake.set()
         self._on_change()

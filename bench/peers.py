@@ -52,7 +52,9 @@ def _grow(name: str, module: str, run: Callable[[range, float], str], sites: int
     count = 1
     while count <= sites:
         began = time.perf_counter()
-        note = run(range(count), limit_s)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about versions of theirs to come
+            note = run(range(count), limit_s)
         found.append(Peer(name, count, time.perf_counter() - began, note))
         if count == sites or time.perf_counter() - began > 0.1 * limit_s:
             break
@@ -159,8 +161,6 @@ def _pypsa(p: Problem, sites: range, limit_s: float, gap: float) -> str:
             net.add("Generator", f"unit {n}", bus=f"feeder {feeder}", sign=-1, p_nom=mw, committable=True,
                     p_min_pu=float(u.level_mw[n, 0]) / mw, marginal_cost=-earned, start_up_cost=float(u.start_usd[n]),
                     p_max_pu=u.open[n].astype(float), up_time_before=int(u.on[n]), **limits)  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        options = {"output_flag": False, "time_limit": limit_s, "mip_rel_gap": gap, "threads": 1}
-        _, condition = net.optimize(solver_name="highs", solver_options=options)
+    options = {"output_flag": False, "time_limit": limit_s, "mip_rel_gap": gap, "threads": 1}
+    _, condition = net.optimize(solver_name="highs", solver_options=options)
     return "an easier problem" if condition == "optimal" else str(condition)

@@ -35,6 +35,7 @@ from controller.outlooks import Aside
 from controller.overrides import OverrideAsk, Overrides, OverrideSet
 from controller.overrides_model import Imposed
 from controller.publish import Publisher
+from controller.quotas import Quotas
 from controller.reactions import Reactions
 from controller.signals import Accepted, SignalAsk, Signals
 from controller.state import Decided, Fleet
@@ -111,6 +112,7 @@ class Controller:
         self.dispatcher = Dispatcher(
             config, self.freezer, decide, self.publisher, journal, clock, self.metrics, engine=_engine_version()
         )
+        self.quotas = Quotas(config, self.fleet, self.freezer, clock, self.dispatcher.params_of, aside)
         self.loop = ControlLoop(
             config,
             self.fleet,
@@ -122,6 +124,8 @@ class Controller:
             clock,
             self.metrics,
             heartbeat,
+            self.quotas,
+            aside,
         )
         reactions = Reactions(self.publisher, self.signals, journal, clock, self.loop.request)
         listening = [feed for feed in self.feeds.prices.values() if isinstance(feed, MqttPrices)]

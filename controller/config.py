@@ -156,6 +156,13 @@ class EngineSettings(_Settings):
         return self
 
 
+class FleetSettings(_Settings):
+    """What binds all sites together."""
+
+    cap_mw: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """The most that all main meters may show together; None where nothing binds them. Every site gets a quota of it."""
+
+
 class SiteSettings(_Settings):
     """What differs for one site."""
 
@@ -193,6 +200,7 @@ class ControllerConfig(_Settings):
     ambient: str | None = None
     """of the temperature at the site; both may serve a forecast."""
     engine: EngineSettings = EngineSettings()
+    fleet: FleetSettings = FleetSettings()
     tick_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
     """How often everything is decided anew."""
     params: dict[str, Any] = {}

@@ -20,6 +20,7 @@ from controller.faults import Faults
 from controller.freeze import Freezer
 from controller.journal.base import DecisionRecord, EventRecord, Journal
 from controller.metrics import Metrics
+from controller.outlooks import Aside
 from controller.publish import Publisher
 from controller.state import Decided, SiteState
 
@@ -86,6 +87,22 @@ class Dispatcher:
             out.update(self._dispatch_group(group, self.params_of(group[0].site), trigger))
         return out
 
+    async def dispatch_aside(self, state: SiteState, trigger: str, aside: Aside) -> None:
+        """Decide one site elsewhere than on the event loop, and publish its order, unless it was decided here
+        meanwhile. For what takes long and can wait."""
+        loop = asyncio.get_running_loop()
+        began_s, at_ms, before = loop.time(), self._clock.wall_ms(), state.decided
+        params = self.params_of(state.site)
+        snapshot = self._freezer.freeze([state], at_ms, self._clock.mono_ms())
+        try:
+            found: Decision = await aside(self._decide, snapshot, params)
+        except Exception as error:  # noqa: BLE001  as in `_guarded`
+            self._crashed(snapshot, error)
+            return
+        if state.decided is before and snapshot.sites:
+            decisions = {each.site: each for each in found.sites}
+            self._publish([state], snapshot, params, decisions, trigger, began_s, loop.time() - began_s)
+
     def preview(
         self, state: SiteState, as_if_ms: int, alter: Callable[[SiteSnapshot], SiteSnapshot] | None = None
     ) -> SiteDecision | None:
@@ -104,15 +121,28 @@ class Dispatcher:
         snapshot = self._freezer.freeze(states, at_ms, self._clock.mono_ms())
         frozen_s = loop.time()
         decisions = self._guarded(snapshot, params)
+        return self._publish(states, snapshot, params, decisions, trigger, began_s, loop.time() - frozen_s)
+
+    def _publish(
+        self,
+        states: Sequence[SiteState],
+        snapshot: Snapshot,
+        params: Params,
+        decisions: Mapping[str, SiteDecision],
+        trigger: str,
+        began_s: float,
+        took_s: float,
+    ) -> dict[str, Dispatched]:
+        loop = asyncio.get_running_loop()
         self._count += 1
         decision_id = f"{self._publisher.epoch}-{self._count}"
-        self._measure(decisions, loop.time() - frozen_s, decision_id)
+        self._measure(decisions, took_s, decision_id)
         out: dict[str, Dispatched] = {}
         for state in states:
             decision = decisions.get(state.site)
             if decision is None:
                 continue
-            state.decided = Decided(decision_id, at_ms, trigger, lean(decision))
+            state.decided = Decided(decision_id, snapshot.at_ms, trigger, lean(decision))
             out[state.site] = Dispatched(state.decided, self._publisher.publish(state, decision, decision_id, params))
         self._metrics.decisions.labels(trigger).inc(len(out))
         self._metrics.decision_seconds.observe(loop.time() - began_s, {"decision_id": decision_id})

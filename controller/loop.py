@@ -17,8 +17,10 @@ from controller.config import ControllerConfig
 from controller.dispatch import Dispatcher
 from controller.feeds.base import Feeds
 from controller.metrics import Metrics
+from controller.outlooks import Aside
 from controller.overrides import Overrides
 from controller.publish import Publisher
+from controller.quotas import Quotas
 from controller.signals import Signals
 from controller.state import Fleet, SiteState
 
@@ -27,6 +29,9 @@ BEAT_MS: Final = 1_000
 _SLICE_S: Final = 0.003
 """The loop works for about this long at a stretch, so that events and the socket get their turn."""
 _CHUNK_MAX: Final = 64
+LARGE_BANKS: Final = 30
+"""A site of more banks is decided aside, where there is a thread for it: its plan may take longer than the loop may
+stand still. What cannot wait is decided on the loop all the same."""
 
 
 class ControlLoop:
@@ -44,6 +49,8 @@ class ControlLoop:
         clock: Clock,
         metrics: Metrics,
         heartbeat: Callable[[], None],
+        quotas: Quotas,
+        aside: Aside | None = None,
     ) -> None:
         self._config = config
         self._fleet = fleet
@@ -55,6 +62,11 @@ class ControlLoop:
         self._clock = clock
         self._metrics = metrics
         self._heartbeat = heartbeat
+        self._quotas = quotas
+        self._aside = aside
+        self._large: list[tuple[str, str]] = []
+        """As `_backlog`: large sites, which are decided aside one at a time."""
+        self._deciding: asyncio.Task[None] | None = None
         self._tick_ms = config.tick_ms
         self._beat_ms = min(BEAT_MS, config.tick_ms)
         self._wake = asyncio.Event()
@@ -85,9 +97,13 @@ class ControlLoop:
         return len(self._pending) + len(self._backlog)
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._beats(), name="beats")
-            group.create_task(self._turns(), name="control loop")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._beats(), name="beats")
+                group.create_task(self._turns(), name="control loop")
+        finally:
+            if self._deciding is not None:
+                self._deciding.cancel()
 
     async def _beats(self) -> None:
         while True:
@@ -108,6 +124,7 @@ class ControlLoop:
                 self._renew()
             elif self._backlog:
                 self._decide_backlog()
+            self._decide_large()
             if self._pending or self._renewals or self._backlog:
                 self._wake.set()
             await asyncio.sleep(0)
@@ -132,10 +149,14 @@ class ControlLoop:
 
     def _tick(self) -> None:
         self.ticks += 1
-        if self._backlog:
+        self._quotas.tick()
+        left = len(self._backlog) + len(self._large)
+        if left:
             self._metrics.overruns.inc()
-            _LOG.warning("a tick is due while %d sites of the last one are undecided", len(self._backlog))
-        self._backlog = [(site, "tick") for site in reversed(self._fleet.ids())]
+            _LOG.warning("a tick is due while %d sites of the last one are undecided", left)
+        due = [(site, "tick") for site in reversed(self._fleet.ids())]
+        self._large = [each for each in due if self._is_large(each[0])]
+        self._backlog = [each for each in due if not self._is_large(each[0])]
 
     def _notice_prices(self, now_ms: int) -> None:
         """A new price is acted on within a beat, not within a tick."""
@@ -149,7 +170,10 @@ class ControlLoop:
         if changed:
             waiting = {site for site, _ in self._backlog}
             touched = (site for site in self._fleet.ids() if self._config.price_feed_of(site) in changed)
-            self._backlog[:0] = [(site, "price") for site in touched if site not in waiting]
+            waiting |= {site for site, _ in self._large}
+            new = [(site, "price") for site in touched if site not in waiting]
+            self._large[:0] = [each for each in new if self._is_large(each[0])]
+            self._backlog[:0] = [each for each in new if not self._is_large(each[0])]
 
     def _is_due(self, state: SiteState, mono_ms: int) -> bool:
         """Whether an order has stood for a third of its lease, or never arrived, and a newer report can be answered."""
@@ -193,6 +217,27 @@ class ControlLoop:
             self._chunk = max(1, self._chunk // 2)
         elif took_s < _SLICE_S / 3 and len(sites) == self._chunk:
             self._chunk = min(_CHUNK_MAX, self._chunk * 2)
+
+    def _is_large(self, site: str) -> bool:
+        state = self._fleet.get(site)
+        plate = None if state is None else state.nameplate
+        return self._aside is not None and plate is not None and len(plate.banks) > LARGE_BANKS
+
+    def _decide_large(self) -> None:
+        """Begin with the next large site when the last one is done."""
+        if self._aside is None or not self._large or (self._deciding is not None and not self._deciding.done()):
+            return
+        site, trigger = self._large.pop()
+        state = self._fleet.get(site)
+        if state is not None and state.nameplate is not None:
+            work = self._dispatcher.dispatch_aside(state, trigger, self._aside)
+            self._deciding = asyncio.get_running_loop().create_task(work, name=f"decide {site}")
+            self._deciding.add_done_callback(self._large_decided)
+
+    def _large_decided(self, task: asyncio.Task[None]) -> None:
+        self._wake.set()
+        if not task.cancelled():
+            task.result()
 
     def _dispatch(self, sites: Iterable[str], trigger: str) -> None:
         states: list[SiteState] = [state for state in map(self._fleet.get, sites) if state is not None]

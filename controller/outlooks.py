@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ PRICE_MAX: Final = 100_000.0
 _EXPECTED: Final = (ValueError, ArithmeticError, LookupError, np.linalg.LinAlgError)
 """What a forecast may raise where the past is of no use to it."""
 
-Aside = Callable[[Callable[[], facts.Forecast]], Awaitable[facts.Forecast]]
+Aside = Callable[..., Awaitable[Any]]
 """Does work elsewhere than on the event loop: `asyncio.to_thread`."""
 
 

@@ -182,6 +182,8 @@ class PartitionFacts:
     """Nodes on which we let no job start, while the partition is open on the others."""
     steps: bool = False
     """Whether jobs can be let start on some of its nodes alone."""
+    held_by_us: bool = False
+    """Whether it is we who keep jobs from starting, where the scheduler itself remembers that for us."""
 
 
 class Partition(Protocol):

@@ -1,5 +1,9 @@
 """`wattshift demo --slurm`: one hybrid site whose HPC side is a real Slurm with real processes, in real time.
 
+The site's grid connection does not carry all of it at once. At first no job waits and the halls hash on what there is;
+then a queue grows, and the halls give megawatts up before the nodes are let take them; when it is empty they get them
+back.
+
 Jobs shaped like those of NREL's Eagle (`sim/samples`: nodes asked for, wall time asked for and used; times and sizes
 scaled down to the demo's) run on virtual nodes beside simulated ASICs, through a price spike and a grid event.
 """
@@ -46,6 +50,13 @@ PRICES: Final = (20.0, 1_200.0, 20.0)
 EVENT_AT_S: Final = 135.0
 EVENT_S: Final = 40.0
 EVENT_SHARE: Final = 0.55
+CAP_SHARE: Final = 0.7
+"""Of the site's full load, what its grid connection carries."""
+CAP_SLACK: Final = 0.02
+"""Above the cap, for what a meter takes to follow."""
+SETTLED_S: Final = 15.0
+QUEUE_FROM_S: Final = 25.0
+QUEUE_UNTIL_S: Final = 165.0
 STEP_S: Final = 0.05
 WORK: Final = f"""\
 import os, signal, sys, time
@@ -78,6 +89,15 @@ class SlurmSummary:
     firm_touched: int
     event_met: bool | None
     """None where the run ended before it."""
+    cap_w: int
+    over_cap_s: float
+    """How long the plant drew more than that."""
+    hall_empty_queue_w: int | None
+    """What the halls drew while no job was there, once they had settled; None where the run was too short."""
+    hall_full_queue_w: int | None
+    """The least that they drew while jobs ran and waited, outside the price spike and the event."""
+    hall_given_back_w: int | None
+    """The most that they drew after the queue had emptied."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -125,6 +145,13 @@ class SlurmDemo:
         self._sentences: set[str] = set()
         self._decisions = 0
         self._event_met: bool | None = None
+        self._cap_w = 0
+        self._over_cap_s = 0.0
+        self._usd: float | None = None
+        self._in_event = False
+        self._full_queue_w: list[int] = []
+        self._empty_queue_w: list[int] = []
+        self._given_back_w: list[int] = []
         self._cluster: SlurmCluster
         self._controller: Controller
         self._site: HybridSite
@@ -161,6 +188,11 @@ class SlurmDemo:
             self._frozen_most,
             len(self._firm),
             self._event_met,
+            self._cap_w,
+            round(self._over_cap_s, 1),
+            max(self._empty_queue_w, default=None),
+            min(self._full_queue_w, default=None),
+            max(self._given_back_w, default=None),
         )
 
     # -- start -------------------------------------------------------------------------------------------------------
@@ -193,9 +225,12 @@ class SlurmDemo:
             rng=self._rng,
             state=FileStateStore(config.state_file),
         )
+        self._cap_w = round(CAP_SHARE * self._site.full_w)
         jobs: Sequence[Coroutine[Any, Any, None]] = (
             self._controller.run(),
             agent.run(),
+            self._cap(),
+            self._watch_power(),
             self._submit(),
             self._narrate(),
             self._event(),
@@ -250,10 +285,17 @@ class SlurmDemo:
             await asyncio.sleep(0.05)
 
     async def _submit(self) -> None:
-        """Jobs of the trace, so many that some always wait; every sixth is firm."""
+        """Jobs of the trace, so many that some always wait for as long as there is a queue; every sixth is firm."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        await asyncio.sleep(QUEUE_FROM_S)
+        self._say("queue", "Jobs are submitted: the queue grows.")
         for number, job in enumerate(trace_jobs() * 20):
             while await self._waiting() >= 4:  # noqa: ASYNC110  another process's state
                 await asyncio.sleep(0.5)
+            if loop.time() - began_s > QUEUE_UNTIL_S:
+                self._say("queue", "No more jobs come: the queue empties.")
+                await asyncio.Event().wait()
             firm = number % 6 == 5
             name = f"{'firm' if firm else 'flex'}-{number}"
             value = "value=6 firm" if firm else f"value={self._rng.uniform(0.2, 3.0):.2f}"
@@ -267,13 +309,48 @@ class SlurmDemo:
     async def _waiting(self) -> int:
         return len((await self._cluster.command("squeue", "--noheader", "--states=PENDING", "--format=%i")).split())
 
+    async def _cap(self) -> None:
+        """What the grid connection carries, as operations impose it over HTTP once the site has reported."""
+        while not any(state.decided is not None for state in self._controller.fleet):  # noqa: ASYNC110  another task's
+            await asyncio.sleep(0.1)
+        cap = {"target": {"site": SITE}, "kind": "cap", "value_w": self._cap_w, "duration_s": 3_600}
+        await self._post("overrides", cap | {"reason": "what the grid connection carries"})
+        self._say("signal", f"The grid connection carries {self._cap_w / 1e3:.1f} of {self._site.full_w / 1e3:.1f} kW.")
+        await asyncio.Event().wait()
+
+    async def _watch_power(self) -> None:
+        """What the halls draw by how long the queue is, and whether the cap holds. Counted once the cap has come down
+        on what was found at the start."""
+        loop = asyncio.get_running_loop()
+        began_s = seen_s = loop.time()
+        while True:
+            await asyncio.sleep(0.1)
+            now_s = loop.time()
+            passed_s, seen_s = now_s - seen_s, now_s
+            if now_s - began_s < SETTLED_S:
+                continue
+            if self._site.power_w > (1.0 + CAP_SLACK) * self._cap_w:
+                self._over_cap_s += passed_s
+            if self._in_event or self._usd != PRICES[0]:
+                continue
+            hall_w, busy = round(self._site.hash_w), len(self._seen.running)
+            if not self._steps:
+                self._empty_queue_w.append(hall_w)
+            elif now_s - began_s < QUEUE_UNTIL_S and busy >= NODES // 2:
+                self._full_queue_w.append(hall_w)
+            elif now_s - began_s > QUEUE_UNTIL_S and not busy:
+                self._given_back_w.append(hall_w)
+
     async def _event(self) -> None:
         """A grid operator's signal, over HTTP; and whether the plant met it."""
         await asyncio.sleep(EVENT_AT_S)
         before_w = self._site.power_w
         target_w = round((1.0 - EVENT_SHARE) * before_w)
         self._say("signal", f"The grid operator asks for {EVENT_SHARE:.0%} less at once: {target_w / 1e3:.1f} kW.")
-        await self._post({"id": "grid-event", "site": SITE, "target_w": target_w, "duration_s": EVENT_S, "notice_s": 0})
+        self._in_event = True
+        await self._post(
+            "signals", {"id": "grid-event", "site": SITE, "target_w": target_w, "duration_s": EVENT_S, "notice_s": 0}
+        )
         loop = asyncio.get_running_loop()
         asked_s = loop.time()
         while self._site.power_w > target_w + 0.02 * before_w and loop.time() - asked_s < EVENT_S:  # noqa: ASYNC110
@@ -282,13 +359,15 @@ class SlurmDemo:
         self._event_met = took_s < EVENT_S
         told = f"The site is at {self._site.power_w / 1e3:.1f} kW after {took_s:.1f} s, {self._jobs_told()}."
         self._say("obligation_met" if self._event_met else "refused", told)
+        await asyncio.sleep(max(EVENT_S - took_s, 0.0))
+        self._in_event = False
         await asyncio.Event().wait()
 
-    async def _post(self, body: dict[str, Any]) -> None:
+    async def _post(self, what: str, body: dict[str, Any]) -> None:
         headers = {"Authorization": f"Bearer {self.token_file.read_text(encoding='utf-8')}"}
         async with (
             aiohttp.ClientSession(headers=headers) as session,
-            session.post(f"{self.url}/v1/signals", json=body) as answer,
+            session.post(f"{self.url}/v1/{what}", json=body) as answer,
         ):
             if answer.status >= 400:
                 self._say("refused", f"The API refused it: {await answer.text()}")
@@ -302,7 +381,7 @@ class SlurmDemo:
         while True:
             usd = self._controller.feeds.prices["demo"].price_at(self.clock.wall_ms()).usd_per_mwh
             if usd != price and usd is not None:
-                price = usd
+                price = self._usd = usd
                 self._say("price", f"The price is {usd:,.2f} USD/MWh.")
             for state in self._controller.fleet:
                 if state.decided is not None and state.decided.id != last:

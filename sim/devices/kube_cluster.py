@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -22,9 +23,12 @@ _PODS_MAX: Final = 10_000
 class KubeCluster:
     """`wall_s` is the cluster's clock, in Unix seconds."""
 
-    def __init__(self, wall_s: Callable[[], float], *, grace_s: float = 0.2) -> None:
+    def __init__(self, wall_s: Callable[[], float], *, grace_s: float = 0.2, settle_s: float = 0.0) -> None:
+        """`settle_s`: the controllers act no more often than that."""
         self.wall_s = wall_s
         self.grace_s = grace_s
+        self.settle_s = settle_s
+        self._settled_s = float("-inf")
         self.objects: dict[str, dict[tuple[str, str], Object]] = {
             kind: {} for kind in ("nodes", "pods", "jobs", "clusterqueues", "localqueues", "workloads")
         }
@@ -61,14 +65,13 @@ class KubeCluster:
         annotations: Mapping[str, str] | None = None,
         limit_s: int | None = None,
     ) -> None:
-        namespace, _, name = key.partition("/")
-        container = {"name": "main", "resources": {"requests": {"cpu": str(cpu)}}}
-        spec: Object = {"suspend": suspend or queue is not None, "parallelism": pods}
-        spec["template"] = {"spec": {"containers": [container]}}
-        if limit_s is not None:
-            spec["activeDeadlineSeconds"] = limit_s
-        labels = {} if queue is None else {QUEUE_LABEL: queue}
-        self._put("jobs", namespace, name, {"spec": spec, "status": {}}, labels=labels, annotations=annotations)
+        self._add_job(key, queue, pods, cpu, suspend, annotations, limit_s)
+        self.reconcile()
+
+    def add_jobs(self, keys: Iterable[str], *, queue: str | None = None, cpu: int = 64) -> None:
+        """Many alike, of one pod each."""
+        for key in keys:
+            self._add_job(key, queue, 1, cpu, False, None, None)
         self.reconcile()
 
     def add_pod(self, key: str, node: str, *, app: str = "", owner: str = "ReplicaSet") -> None:
@@ -119,11 +122,17 @@ class KubeCluster:
 
     def reconcile(self) -> None:
         """What the controllers do by now."""
-        self._admit()
-        for job in list(self.objects["jobs"].values()):
-            self._run(job)
-        self._schedule()
         now_s = self.wall_s()
+        if now_s - self._settled_s < self.settle_s:
+            return
+        self._settled_s = now_s
+        self._admit()
+        owned: dict[str, list[Object]] = defaultdict(list)
+        for pod in self.objects["pods"].values():
+            owned[pod["metadata"]["ownerReferences"][0]["uid"]].append(pod)
+        for job in list(self.objects["jobs"].values()):
+            self._run(job, owned[job["metadata"]["uid"]])
+        self._schedule()
         for key, pod in list(self.objects["pods"].items()):
             gone_by = pod["metadata"].get("deletionTimestamp")
             is_stuck = pod["metadata"].get("ownerReferences", [{}])[0].get("name", "") in self.stuck
@@ -131,6 +140,25 @@ class KubeCluster:
                 del self.objects["pods"][key]
 
     # -- controllers -------------------------------------------------------------------------------------------------
+
+    def _add_job(
+        self,
+        key: str,
+        queue: str | None,
+        pods: int,
+        cpu: int,
+        suspend: bool,
+        annotations: Mapping[str, str] | None,
+        limit_s: int | None,
+    ) -> None:
+        namespace, _, name = key.partition("/")
+        container = {"name": "main", "resources": {"requests": {"cpu": str(cpu)}}}
+        spec: Object = {"suspend": suspend or queue is not None, "parallelism": pods}
+        spec["template"] = {"spec": {"containers": [container]}}
+        if limit_s is not None:
+            spec["activeDeadlineSeconds"] = limit_s
+        labels = {} if queue is None else {QUEUE_LABEL: queue}
+        self._put("jobs", namespace, name, {"spec": spec, "status": {}}, labels=labels, annotations=annotations)
 
     def _admit(self) -> None:
         """Kueue: a Workload for each queued job; active ones run unless their queue is held, others do not."""
@@ -161,9 +189,9 @@ class KubeCluster:
             job["spec"]["suspend"] = not wanted
             self.touch(job)
 
-    def _run(self, job: Object) -> None:
+    def _run(self, job: Object, own: Iterable[Object]) -> None:
         """The Job controller: as many pods as it wants, or none."""
-        pods = [pod for pod in self._pods_of(job) if pod["metadata"].get("deletionTimestamp") is None]
+        pods = [pod for pod in own if pod["metadata"].get("deletionTimestamp") is None]
         if job["spec"]["suspend"]:
             for pod in pods:
                 self._end(pod)

@@ -19,6 +19,7 @@ TINY: Mapping[str, Sequence[str]] = {
     "poll": ["--miners", "40", "--latency-ms", "5", "--ticks", "1"],
     "latency": ["--samples", "3", "--sites", "10", "--banks", "2", "--rate", "20", "--latency-ms", "5"],
     "ingest": ["--sites", "10", "--banks", "2", "--rate", "20", "--window", "0.5", "--warm", "0", "--minutes", "0.01"],
+    "kube": ["--jobs", "8", "--nodes", "2", "--hosts", "2"],
     "ops": ["--sites", "5", "--banks", "2", "--samples", "3", "--window", "1"],
 }
 KEYS: Mapping[str, Sequence[str]] = {
@@ -26,6 +27,7 @@ KEYS: Mapping[str, Sequence[str]] = {
     "poll": ("miners", "cycle_s", "core_fraction"),
     "latency": ("p50_ms", "p99_ms", "loaded_p50_ms", "loaded_p99_ms"),
     "ingest": ("reports_per_core_s", "rss_start_mb", "rss_end_mb"),
+    "kube": ("read_core", "suspend_s", "hosts_core", "limit_s"),
     "ops": ("scrape_ms", "stall_ms", "consoles_core", "override_p50_ms", "paint_ms"),
 }
 

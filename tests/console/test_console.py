@@ -21,7 +21,7 @@ import pytest
 pytest.importorskip("playwright", reason="no playwright: install the dev extra")
 pytest.importorskip("axe_playwright_python", reason="no axe-playwright-python: install the dev extra")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Route, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: install the package chromium")
@@ -113,10 +113,56 @@ def test_an_override_goes_from_click_to_confirmed_at_the_meter_and_is_revoked(pa
     bank = page.locator(".banks tbody tr", has_text="hall-a")
     expect(bank).to_contain_text("idle")
     expect(bank).to_contain_text("lockout")
+    asked: list[str] = []
+
+    def refuse(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.dismiss()
+
+    page.once("dialog", refuse)
+    row.get_by_role("button", name="Revoke").click()
+    expect(row).to_have_count(1)
+    assert "a fan is changed" in asked[0], "one who does not say why revokes nothing"
+    page.once("dialog", lambda dialog: dialog.accept("it takes longer"))
     row.get_by_role("button", name="+30 min").click()
     expect(row).to_contain_text("59 min", timeout=PATIENCE_MS)
+    page.once("dialog", lambda dialog: dialog.accept("the fan runs"))
     row.get_by_role("button", name="Revoke").click()
     expect(row).to_have_count(0, timeout=PATIENCE_MS)
+
+
+def test_an_exception_leads_to_its_runbook_and_one_that_was_seen_is_no_alarm(browser: Browser, demo: Demo) -> None:
+    """Of a controller that answers as the real one does, but that a person on site is in charge."""
+    context = browser.new_context()
+    page = context.new_page()
+
+    def local(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"mode": "local"})
+
+    page.route("**/v1/sites/brazos", local)
+    page.goto(f"{demo.url}/#token={demo.token}")
+    item = page.locator(".exceptions li", has_text="Local control")
+    expect(item).to_have_count(1, timeout=PATIENCE_MS)
+    link = item.get_by_role("link", name="what to do")
+    assert link.get_attribute("href") == "/runbooks/WattshiftLocalControl"
+    before = int(page.locator(".fact", has_text="Alarms").locator("b").inner_text().removeprefix("⚠ "))
+    item.get_by_role("button").click()
+    expect(item).to_have_count(0)
+    expect(page.locator(".fact", has_text="Alarms").locator("b")).not_to_contain_text(str(before))
+    with context.expect_page() as opened:
+        page.get_by_role("link", name="Runbooks").click()
+    expect(opened.value.locator("#wattshiftlocalcontrol")).to_be_visible()
+    context.close()
+
+
+@pytest.mark.parametrize("width", [420, 900])
+def test_nothing_is_wider_than_a_small_screen(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.wait_for_selector(".sentence")
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    page.set_viewport_size({"width": 1440, "height": 1000})
+    assert wide <= 0
 
 
 def test_a_mistake_in_the_form_is_said_in_the_form(page: Page) -> None:

@@ -172,6 +172,9 @@ def partition_facts(tables: Tables, jobs: Mapping[str, Seen], site: Site, now_s:
         },
         barred=frozenset(name for name in up if (mark := marks[name]) is not None and mark.why == ADMISSION),
         steps=not site.by_kueue,
+        held_by_us=any(seen.ours for seen in jobs.values())
+        or any(mark is not None and mark.why == ADMISSION for mark in marks.values())
+        or (tables.queue is not None and HELD in tables.queue.metadata.annotations and tables.queue.policy == "Hold"),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from agent.drivers.base import Applied, Failure, MissingExtraError, Outcome, Refused, Unreachable
 from agent.drivers.schedulers._kube_records import Listed
@@ -25,7 +25,7 @@ from agent.drivers.schedulers._slurm_link import read_token
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import ApiClient
 
-R = TypeVar("R", bound=BaseModel)
+R = TypeVar("R")
 IN_FLIGHT: Final = 16
 PAGE: Final = 500
 MAX_PAGES: Final = 40
@@ -111,7 +111,7 @@ class KubeLink:
     async def got(self, path: str, kind: type[R]) -> R | Unreachable:
         """One object; `NotThere` where there is none."""
         answer = await self._ask("GET", path)
-        return answer if isinstance(answer, Unreachable) else _parsed(answer, TypeAdapter(kind), path)
+        return answer if isinstance(answer, Unreachable) else _parsed(answer, _adapter_of(kind), path)
 
     async def patch(self, path: str, change: Mapping[str, Any]) -> Answer | Unreachable:
         """A merge patch. With a `resourceVersion` in it the change is conditional: 409 where the object is another."""
@@ -250,14 +250,19 @@ def _parsed(answer: Answer, adapter: TypeAdapter[R], path: str) -> R | Unreachab
         return Unreachable(Failure.GARBAGE, f"{path}: {where} {first['msg']}"[:200])
 
 
-_adapters: dict[type[BaseModel], TypeAdapter[Any]] = {}
+_adapters: dict[object, TypeAdapter[Any]] = {}
+
+
+def _adapter_of(kind: type[R]) -> TypeAdapter[R]:
+    """The parser of one of these; made once, for that takes milliseconds."""
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def _adapter(kind: type[R]) -> TypeAdapter[Listed[R]]:
-    """The parser of a list of these; made once, for that takes milliseconds."""
-    if kind not in _adapters:
-        _adapters[kind] = TypeAdapter(Listed[kind])  # type: ignore[valid-type]
-    return _adapters[kind]
+    """The parser of a list of these."""
+    return _adapter_of(Listed[kind])  # type: ignore[valid-type]
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel
-
 from agent.drivers.base import Failure, Unreachable
 from agent.drivers.schedulers._kube_facts import Tables
 from agent.drivers.schedulers._kube_link import KubeLink, NotThere
 from agent.drivers.schedulers._kube_options import KubeOptions
 from agent.drivers.schedulers._kube_records import QUEUE_LABEL, KubeJob, Node, Pod, Queue, Workload
 
-R = TypeVar("R", bound=BaseModel)
+R = TypeVar("R")
 JOB_PODS: Final = "job-name"
 """The label that every pod of a Job has, in every version."""
 LIVE: Final = "status.phase!=Succeeded,status.phase!=Failed"

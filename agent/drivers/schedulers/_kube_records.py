@@ -1,14 +1,20 @@
-"""What the driver reads of Kubernetes and Kueue objects, and no more. Names are the API's own."""
+"""What the driver reads of Kubernetes and Kueue objects, and no more. Names are the API's own.
+
+Slotted dataclasses, for there are tens of thousands in one listing: models of pydantic's own made the garbage collector
+take longer than the parsing.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from datetime import datetime
 from typing import Annotated, Any, Final, Generic, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic.dataclasses import dataclass
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 _QUANTITY: Final = re.compile(r"^([0-9.]+)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")
@@ -32,33 +38,32 @@ def _or_empty(kind: type[Any]) -> BeforeValidator:
     return BeforeValidator(lambda value: kind() if value is None else value)
 
 
-class Record(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-R = TypeVar("R", bound=BaseModel)
+R = TypeVar("R")
 Texts = Annotated[dict[str, str], _or_empty(dict)]
 
 
-class Owner(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
     kind: str = ""
     uid: str = ""
 
 
-class Meta(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
     name: str
     namespace: str = ""
     uid: str = ""
     resourceVersion: str = ""  # noqa: N815  the API's own name
-    annotations: Texts = {}
-    labels: Texts = {}
+    annotations: Texts = field(default_factory=dict)
+    labels: Texts = field(default_factory=dict)
     creationTimestamp: datetime | None = None  # noqa: N815
     deletionTimestamp: datetime | None = None  # noqa: N815
     """When it is to be gone at the latest: what asked for its end, plus its grace."""
     ownerReferences: Annotated[tuple[Owner, ...], _or_empty(tuple)] = ()  # noqa: N815
 
 
-class Condition(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
     type: str
     status: str = ""
 
@@ -66,7 +71,8 @@ class Condition(Record):
 Conditions = Annotated[tuple[Condition, ...], _or_empty(tuple)]
 
 
-class _Object(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Object:
     metadata: Meta
 
     @property
@@ -74,16 +80,19 @@ class _Object(Record):
         return f"{self.metadata.namespace}/{self.metadata.name}"
 
 
-class Resources(Record):
-    requests: Texts = {}
-    limits: Texts = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    requests: Texts = field(default_factory=dict)
+    limits: Texts = field(default_factory=dict)
 
 
-class Container(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
     resources: Resources = Resources()
 
 
-class PodSpec(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodSpec:
     nodeName: str = ""  # noqa: N815
     containers: Annotated[tuple[Container, ...], _or_empty(tuple)] = ()
 
@@ -97,10 +106,12 @@ class PodSpec(Record):
         return sum(said) if said else None
 
 
-class PodStatus(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodStatus:
     phase: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pod(_Object):
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
@@ -123,15 +134,18 @@ class Pod(_Object):
         return any(owner.kind == "Job" for owner in self.metadata.ownerReferences)
 
 
-class NodeSpec(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
     unschedulable: bool = False
 
 
-class NodeStatus(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
     conditions: Conditions = ()
-    allocatable: Texts = {}
+    allocatable: Texts = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node(_Object):
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
@@ -141,22 +155,26 @@ class Node(_Object):
         return is_true(self.status.conditions, "Ready")
 
 
-class Template(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
     spec: PodSpec = PodSpec()
 
 
-class JobSpec(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
     suspend: bool = False
     parallelism: Annotated[int, Field(ge=0)] = 1
     activeDeadlineSeconds: int | None = None  # noqa: N815
     template: Template = Template()
 
 
-class JobStatus(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
     conditions: Conditions = ()
     startTime: datetime | None = None  # noqa: N815
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KubeJob(_Object):
     spec: JobSpec = JobSpec()
     status: JobStatus = JobStatus()
@@ -171,12 +189,14 @@ class KubeJob(_Object):
         return self.metadata.labels.get(QUEUE_LABEL) or self.metadata.annotations.get(QUEUE_LABEL, "")
 
 
-class QueueSpec(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSpec:
     stopPolicy: str | None = None  # noqa: N815
     clusterQueue: str = ""  # noqa: N815
     """Of a LocalQueue."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Queue(_Object):
     """A ClusterQueue or a LocalQueue."""
 
@@ -187,11 +207,13 @@ class Queue(_Object):
         return self.spec.stopPolicy or "None"
 
 
-class WorkloadSpec(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadSpec:
     active: bool = True
     queueName: str = ""  # noqa: N815
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload(_Object):
     """What Kueue holds of a job. A job whose Workload is not active is stopped, and not started again before it is."""
 
@@ -203,11 +225,11 @@ class Workload(_Object):
         return next((owner.uid for owner in self.metadata.ownerReferences if owner.kind == "Job"), "")
 
 
-class ListMeta(Record):
+class ListMeta(BaseModel):
     continue_: Annotated[str, BeforeValidator(lambda value: value or "")] = Field(default="", alias="continue")
 
 
-class Listed(Record, Generic[R]):
+class Listed(BaseModel, Generic[R]):
     metadata: ListMeta = ListMeta()
     items: tuple[R, ...]
 

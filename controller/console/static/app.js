@@ -99,6 +99,13 @@ function Screen({ who, onLeave }) {
 
   const now = site?.now_ms ?? Date.now();
   const alarms = useMemo(() => (site ? exceptions(site) : []), [site]);
+  const [quiet, setQuiet] = useState(() => new Set(JSON.parse(sessionStorage.getItem("wattshift-seen") || "[]")));
+  const see = (key) => {
+    const next = key === null ? new Set() : new Set(quiet).add(key);
+    sessionStorage.setItem("wattshift-seen", JSON.stringify([...next].slice(-200)));
+    setQuiet(next);
+  };
+  const fresh = alarms.filter((each) => !quiet.has(each.key));
   const stale = !!lost || (site?.report_age_ms ?? Infinity) > STALE_MS;
   const choose = (event) => {
     sessionStorage.setItem("wattshift-site", event.currentTarget.value);
@@ -116,8 +123,8 @@ function Screen({ who, onLeave }) {
       <${Headroom} site=${site} />
       <${Fact} name="Price" value=${site.price_usd_per_mwh == null ? DASH : `${usd(site.price_usd_per_mwh, 2)}/MWh`} />
       <${Fact} name="Margin" value=${site.margin_usd_per_h == null ? DASH : `${usd(site.margin_usd_per_h, Math.abs(site.margin_usd_per_h) < 100 ? 2 : 0)}/h`} />
-      <${Fact} name="Alarms" value=${alarms.length} bad=${alarms.length > 0} />
-      <span class="who">${who} <button class="quiet" onClick=${onLeave}>Leave</button></span>
+      <${Fact} name="Alarms" value=${fresh.length} bad=${fresh.length > 0} />
+      <span class="who"><a href="/runbooks" target="_blank" rel="noopener">Runbooks</a> ${who} <button class="quiet" onClick=${onLeave}>Leave</button></span>
     </header>
     ${lost && html`<p class="problem" role="alert">✕ ${lost}. Figures below are the last that were read.</p>`}
     <p class="sentence" aria-live="polite">${site.sentence}</p>
@@ -126,7 +133,7 @@ function Screen({ who, onLeave }) {
         <${TimeAxis} past=${past} ahead=${ahead} now=${now} stale=${stale} />
         <${Banks} site=${site} />
       </div>
-      <${Exceptions} alarms=${alarms} />
+      <${Exceptions} alarms=${alarms} fresh=${fresh} onSeen=${see} onShow=${() => see(null)} />
     </div>
     <${Overrides} site=${site} now=${now} onNew=${() => setAsking(true)} onChanged=${refresh} onTold=${setTold} />
     <${Log} log=${log} />
@@ -158,20 +165,13 @@ function Headroom({ site }) {
     <small>${left == null ? "" : left >= 0 ? `${mw(left)} free` : `${mw(-left)} over`}</small></span>`;
 }
 
-function Exceptions({ alarms }) {
-  const [quiet, setQuiet] = useState(() => new Set(JSON.parse(sessionStorage.getItem("wattshift-seen") || "[]")));
-  const see = (key) => {
-    const next = new Set(quiet).add(key);
-    sessionStorage.setItem("wattshift-seen", JSON.stringify([...next].slice(-200)));
-    setQuiet(next);
-  };
-  const fresh = alarms.filter((each) => !quiet.has(each.key));
+function Exceptions({ alarms, fresh, onSeen, onShow }) {
   const seen = alarms.length - fresh.length;
   return html`<aside class="exceptions" aria-label="Exceptions"><h2>Needs a look</h2>
     ${alarms.length === 0 && html`<p class="calm">Nothing. Everything does what it was told.</p>`}
     <ul>${fresh.map((each) => html`<li key=${each.key} class=${each.grave ? "grave" : ""}>
-      <span>${each.grave ? "✕" : "⚠"} ${each.text}</span><button class="quiet" onClick=${() => see(each.key)} aria-label=${`acknowledge: ${each.text}`}>Seen</button></li>`)}</ul>
-    ${seen > 0 && html`<p class="hint">${seen} acknowledged, still so. <button class="quiet" onClick=${() => { sessionStorage.removeItem("wattshift-seen"); setQuiet(new Set()); }}>Show</button></p>`}
+      <span>${each.grave ? "✕" : "⚠"} ${each.text}${each.book && html` <a href=${`/runbooks/Wattshift${each.book}`} target="_blank" rel="noopener" aria-label=${`what to do: ${each.text}`}>What to do</a>`}</span><button class="quiet" onClick=${() => onSeen(each.key)} aria-label=${`acknowledge: ${each.text}`}>Seen</button></li>`)}</ul>
+    ${seen > 0 && html`<p class="hint">${seen} acknowledged, still so. <button class="quiet" onClick=${onShow}>Show</button></p>`}
   </aside>`;
 }
 
@@ -201,13 +201,19 @@ function Overrides({ site, now, onNew, onChanged, onTold }) {
     }
     onChanged();
   };
-  const extend = (each) => act(async () => {
+  // A reason is asked for each time: it is what the next one reads, and what keeps a slip of the hand from lifting anything.
+  const asked = (question, work, text) => () => {
+    const reason = window.prompt(question)?.trim();
+    if (reason) act(() => work(reason), text)();
+  };
+  const extend = (each) => asked(`Half an hour more of ${words(each.kind)} (${each.reason}). Why?`, async (reason) => {
     const { etag } = await call("GET", `/v1/overrides/${each.id}`);
     const ends_at = new Date(Math.max(now, Date.parse(each.ends_at)) + HOUR / 2).toISOString();
-    await call("PATCH", `/v1/overrides/${each.id}`, { ends_at, reason: "extended at the console" }, { "If-Match": etag });
+    await call("PATCH", `/v1/overrides/${each.id}`, { ends_at, reason }, { "If-Match": etag });
   }, `Extended ${each.id} by half an hour.`);
-  const revoke = (each) => act(
-    () => call("DELETE", `/v1/overrides/${each.id}?reason=${encodeURIComponent("revoked at the console")}`),
+  const revoke = (each) => asked(
+    `Revoke ${words(each.kind)} (${each.reason}). Why?`,
+    (reason) => call("DELETE", `/v1/overrides/${each.id}?reason=${encodeURIComponent(reason)}`),
     `Revoked ${each.id}.`,
   );
   const left = (each) => (each.state === "scheduled" ? `begins in ${span(Date.parse(each.starts_at) - now)}` : each.ends_at ? span(Date.parse(each.ends_at) - now) : "until lifted");
@@ -229,7 +235,7 @@ function Overrides({ site, now, onNew, onChanged, onTold }) {
 function Log({ log }) {
   return html`<section class="log" aria-label="Orders"><h2>Decided, ordered, proven</h2>
     ${log.length === 0 ? html`<p class="calm">Nothing since this page was opened.</p>` : html`<div class="scroll"><table>
-      <thead><tr><th>Time</th><th>Because of</th><th>What</th><th>Order</th></tr></thead>
+      <thead><tr><th>Time</th><th>By</th><th>What</th><th>Order</th></tr></thead>
       <tbody>${log.slice(0, 12).map((row) => html`<tr key=${row.id}><td class="n">${clock(row.at)}</td><td>${words(row.trigger)}</td><td>${row.text}</td><td>${row.state}</td></tr>`)}</tbody></table></div>`}
   </section>`;
 }
@@ -261,7 +267,7 @@ function future(site, now) {
   for (const each of site.overrides) {
     if (each.state === "expired" || each.state === "revoked") continue;
     const cap = each.kind === "cap" && !each.target.bank && !each.target.feeder && !each.target.workload ? each.value_w : null;
-    windows.push({ id: each.id, from: Date.parse(each.starts_at), to: each.ends_at ? Date.parse(each.ends_at) : null, cap, kind: "override", name: `${words(each.kind)}${each.target.bank ? ` ${each.target.bank}` : ""}` });
+    windows.push({ id: each.id, from: Date.parse(each.starts_at), to: each.ends_at ? Date.parse(each.ends_at) : null, cap, kind: "override", name: [words(each.kind), each.value_w == null ? "" : mw(each.value_w), each.target.bank ?? each.target.feeder ?? each.target.workload ?? ""].filter(Boolean).join(" ") });
   }
   const main = site.feeders.find((feeder) => !feeder.parent)?.limit_w ?? null;
   const ends = new Set([now, now + 4 * HOUR]);
@@ -284,21 +290,21 @@ function future(site, now) {
 
 function exceptions(site) {
   const out = [];
-  const add = (key, text, grave = false) => out.push({ key: `${site.site}:${key}`, text, grave });
-  if (!site.online) add("offline", "The agent is offline; the site goes to its fail-safe when its lease ends", true);
-  else if ((site.report_age_ms ?? 0) > STALE_MS) add("stale", `No report for ${span(site.report_age_ms)}`, true);
-  if (site.mode === "fail_safe") add("failsafe", "The agent has no valid lease and holds its fail-safe", true);
-  if (site.mode === "local") add("local", "Local control: a person on site refuses orders");
-  if (site.two_agents) add("twins", "Two agents speak for this site", true);
-  if (site.fenced) add("fenced", "The agent obeys another controller", true);
-  if (site.price_usd_per_mwh == null) add("price", "No fresh energy price is known");
-  for (const short of site.shortfalls) add(`short:${short.kind}:${short.id}`, `${words(short.kind)} ${short.id}: short by ${mw(short.short_w)}`, true);
+  const add = (key, text, grave = false, book = "") => out.push({ key: `${site.site}:${key}`, text, grave, book });
+  if (!site.online) add("offline", "The agent is offline; the site goes to its fail-safe when its lease ends", true, "SiteStale");
+  else if ((site.report_age_ms ?? 0) > STALE_MS) add("stale", `No report for ${span(site.report_age_ms)}`, true, "SiteStale");
+  if (site.mode === "fail_safe") add("failsafe", "The agent has no valid lease and holds its fail-safe", true, "FailSafe");
+  if (site.mode === "local") add("local", "Local control: a person on site refuses orders", false, "LocalControl");
+  if (site.two_agents) add("twins", "Two agents speak for this site", true, "TwoAgents");
+  if (site.fenced) add("fenced", "The agent obeys another controller", true, "SiteFenced");
+  if (site.price_usd_per_mwh == null) add("price", "No fresh energy price is known", false, "PriceStale");
+  for (const short of site.shortfalls) add(`short:${short.kind}:${short.id}`, `${words(short.kind)} ${short.id}: short by ${mw(short.short_w)}`, true, short.kind === "obligation" ? "ObligationShort" : "CapBreach");
   for (const feeder of site.feeders) {
-    if (feeder.power_w != null && feeder.power_w > feeder.limit_w) add(`feeder:${feeder.feeder}`, `Feeder ${feeder.feeder} draws ${mw(feeder.power_w)} of ${mw(feeder.limit_w)}`, true);
+    if (feeder.power_w != null && feeder.power_w > feeder.limit_w) add(`feeder:${feeder.feeder}`, `Feeder ${feeder.feeder} draws ${mw(feeder.power_w)} of ${mw(feeder.limit_w)}`, true, "FeederDerated");
   }
   for (const bank of site.banks) {
-    for (const kind of bank.interlocks) add(`trip:${bank.bank}:${kind}`, `${bank.bank} tripped: ${words(kind)}`, true);
-    if (BAD.has(bank.receipt)) add(`receipt:${bank.bank}:${bank.receipt}`, `${bank.bank} is ${words(bank.receipt)}: ${words(bank.receipt_reason)}`);
+    for (const kind of bank.interlocks) add(`trip:${bank.bank}:${kind}`, `${bank.bank} tripped: ${words(kind)}`, true, kind === "over_temperature" ? "ThermalTrip" : "Interlock");
+    if (BAD.has(bank.receipt)) add(`receipt:${bank.bank}:${bank.receipt}`, `${bank.bank} is ${words(bank.receipt)}: ${words(bank.receipt_reason)}`, false, "BankNotFollowing");
   }
   for (const code of site.faults) add(`fault:${code}`, words(code));
   return out;

@@ -127,7 +127,7 @@ function Lanes({ ahead, now }) {
       const left = share(lane.from);
       const right = share(lane.to ?? to);
       return html`<li key=${lane.id}><span class=${`bar ${lane.kind}`} style=${{ left: `${left * 100}%`, width: `${Math.max(0.4, (right - left) * 100)}%` }}></span>
-        <span class="lanename" style=${{ left: `${Math.min(left, 0.7) * 100}%` }}>${lane.name}</span></li>`;
+        <span class="lanename" style=${{ left: `${Math.min(right - left < 0.2 ? right : left, 0.75) * 100}%` }}>${lane.name}</span></li>`;
     })}
   </ul>`;
 }
