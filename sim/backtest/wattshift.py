@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from contract.units import MS_PER_HOUR
 from controller.engine.optimiser.dual import descent
-from controller.engine.optimiser.layout import F8, Duals, Problem
+from controller.engine.optimiser.layout import F8, U1, Duals, Problem
 from controller.forecast import Market, forecast
 from controller.forecast.known import Forecast, Outlook
 from sim.backtest.instant import Now, again, decide, look
@@ -188,7 +188,7 @@ class WattshiftPolicy:
         usd[:banks] = m.bank_phs * coin * (1.0 - booting / h)[:, None]
         # The problem's start costs hold all of the boot; what falls into this interval is in `usd` already.
         then[:banks] += np.where(state.on == 1, 0.0, coin * m.bank_phs[:, -1] * np.minimum(m.boot_h, h))
-        usd[fixed:], mw[fixed:] = self._job_curves(last, state.left_h, jobs, at, pick, seen.known.at_ms)
+        usd[fixed:], mw[fixed:] = self._job_curves(last, state.left_h, jobs, at, pick, on[fixed:], seen.known.at_ms)
         part = m.table.partition[at]
         share = np.concatenate([pue[m.hall_of], pue[m.partition_hall[part]]])
         rows, weight, on_weight, offsets = m.coefficients(part, m.table.nodes[at], share)
@@ -208,9 +208,11 @@ class WattshiftPolicy:
         jobs: list[int],
         at: NDArray[np.int64],
         pick: NDArray[np.int64],
+        running: U1,
         now_ms: int,
     ) -> tuple[F8, F8]:
-        """USD an hour and power by level, of no more work than is left."""
+        """USD an hour and power by level, of no more work than is left. The last of a running job counts as a whole
+        interval's: all but done is not done."""
         t, fixed = self._model.table, self._model.fixed
         left = np.array([left_h[j] for j in jobs])
         hurry = 1.0 + self.params.hurry
@@ -221,11 +223,12 @@ class WattshiftPolicy:
         eager = part * (full - worth)
         left /= self._model.interval_h
         rates, mw = t.level_rate[at], t.level_mw[at]
+        finished = np.where((left < 1.0) & (running == 1), full * rates[:, 0], 0.0)
         for k in np.flatnonzero(left < 1.0):
             least = np.minimum(rates[k], max(left[k], rates[k, 0]))
             mw[k] = np.interp(least, rates[k], mw[k])
             rates[k] = np.minimum(least, left[k])
-        return rates * worth[:, None] + (eager * rates[:, 0])[:, None], mw
+        return np.maximum(rates * worth[:, None] + (eager * rates[:, 0])[:, None], finished[:, None]), mw
 
     def _must(self, seen: Seen, jobs: list[int]) -> NDArray[np.int32]:
         """Who is not free to turn over. None starts into an obligation that its dwell would carry it into."""
