@@ -154,7 +154,7 @@ class EnergyCloses(Checker):
 
     def __init__(self, allow: Allowances | None = None) -> None:
         super().__init__(allow)
-        self._past: dict[tuple[str, str], deque[tuple[int, float]]] = {}
+        self._past: dict[tuple[str, str], deque[tuple[int, float, float]]] = {}
         self._last: dict[str, Energy] = {}
 
     def observe(self, world: World) -> None:
@@ -162,7 +162,7 @@ class EnergyCloses(Checker):
             self._close(site, truth.energy, world.now_ms)
             for feeder in truth.plate.feeders:
                 past = self._past.setdefault((site, feeder.id), deque(maxlen=600))
-                past.append((world.now_ms, truth.feeder_w(feeder.id)))
+                past.append((world.now_ms, *truth.feeder_span_w(feeder.id)))
         for event in world.events:
             if isinstance(event, ReportSent):
                 self._reported(event, world)
@@ -192,8 +192,9 @@ class EnergyCloses(Checker):
                 continue
             near = [
                 power_w
-                for at_ms, power_w in self._past.get((report.site, reading.id), ())
+                for at_ms, *span_w in self._past.get((report.site, reading.id), ())
                 if abs(at_ms - read_ms) <= window_ms
+                for power_w in span_w
             ]
             if not near:
                 continue

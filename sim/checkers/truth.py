@@ -39,10 +39,14 @@ class PlantTruth:
         self._inlet_limits_c = inlet_limits_c or {}
         self._stuck_until_ms: dict[int, int] = {}
         """By device row: until when it counts as stuck."""
+        self._spans: dict[str, tuple[float, float]] = {}
+        self._noted: dict[str, tuple[float, float]] = {}
+        plant.on_step = self._note
         self._halls = {part.id: part.hall for part in plant.plan.partitions}
 
     def step(self) -> None:
         """Note which devices cannot be commanded now, and let obligations and caps go that are over."""
+        self._spans, self._noted = self._noted, {}
         now_ms = self.plant.time_ms
         dead = np.flatnonzero(self.plant.fleet.state == DEAD).tolist()
         for row in (*self.plant.faults, *dead):
@@ -63,6 +67,11 @@ class PlantTruth:
 
     def feeder_w(self, feeder: str) -> float:
         return self.plant.feeder_power_w(feeder)
+
+    def feeder_span_w(self, feeder: str) -> tuple[float, float]:
+        now_w = self.feeder_w(feeder)
+        least_w, most_w = self._spans.get(feeder, (now_w, now_w))
+        return min(least_w, now_w), max(most_w, now_w)
 
     def bank_w(self, bank: str) -> float:
         return self.plant.bank_power_w(bank)
@@ -107,6 +116,12 @@ class PlantTruth:
     def live_jobs(self, bank: str) -> Collection[str]:
         partition = self.plant.partitions.get(bank)
         return frozenset() if partition is None else {run.spec.id for run in partition.jobs}
+
+    def _note(self) -> None:
+        """Keep what each feeder carries after a step: a meter may be read at any of them."""
+        for feeder, power_w in self.plant.tree.power_w.items():
+            least_w, most_w = self._noted.get(feeder, (power_w, power_w))
+            self._noted[feeder] = min(least_w, power_w), max(most_w, power_w)
 
     def _stuck_rows(self, bank: str) -> list[int]:
         if bank in self._halls or not self._stuck_until_ms:

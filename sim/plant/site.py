@@ -51,6 +51,8 @@ class Plant:
         self.ambient_shift_c = 0.0
         """A heat wave's extra degrees."""
         self.on_command: Callable[[Commanded], None] | None = None
+        self.on_step: Callable[[], None] | None = None
+        """Told after each step of the physics."""
         self.faults: dict[int, DeviceFault] = {}
         """By device row."""
         self._now_ms = now_ms
@@ -77,6 +79,8 @@ class Plant:
         while self.time_ms < time_ms:
             longest_s = QUIET_STEP_S if self._quiet() else STEP_S
             self._step(min(round(longest_s * 1_000), time_ms - self.time_ms))
+            if self.on_step is not None:
+                self.on_step()
 
     @property
     def ambient(self) -> Ambient:

@@ -91,6 +91,8 @@ class HandSite:
     watts: dict[str, float] = field(
         default_factory=lambda: {"asics": 100_000.0, "hpc": 20_000.0, "main": 125_000.0, "f-hash": 101_000.0}
     )
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By feeder, where it carried another power since the last look."""
     commanded: dict[str, float] = field(default_factory=lambda: {"asics": 100_000.0, "hpc": 20_000.0})
     steerable: float | None = None
     stuck: float = 0.0
@@ -102,6 +104,9 @@ class HandSite:
 
     def feeder_w(self, feeder: str) -> float:
         return self.watts[feeder]
+
+    def feeder_span_w(self, feeder: str) -> tuple[float, float]:
+        return self.spans.get(feeder, (self.watts[feeder], self.watts[feeder]))
 
     def bank_w(self, bank: str) -> float:
         return self.watts[bank]

@@ -113,6 +113,23 @@ class TestPlantTruth:
         assert truth.stuck_w("asics") == 0
         assert truth.steerable_w("asics") == 20 * S21.rated_w
 
+    def test_a_feeder_is_known_at_every_step_and_not_only_where_the_checkers_look(self) -> None:
+        plant, truth = self.build()
+        truth.step()
+        stood_w = truth.feeder_w("main")
+        plant.partitions["hpc"].freeze("1")
+        plant.advance_to(START_MS + 5_500)
+        dipped_w = truth.feeder_w("main")
+        plant.partitions["hpc"].thaw("1")
+        plant.advance_to(START_MS + 6_000)
+        truth.step()
+        assert dipped_w < stood_w - 1_000
+        least_w, most_w = truth.feeder_span_w("main")
+        assert least_w == dipped_w
+        assert most_w == truth.feeder_w("main") > dipped_w
+        truth.step()
+        assert truth.feeder_span_w("main") == (most_w, most_w), "that was before the last look"
+
     def test_what_is_over_is_dropped(self) -> None:
         plant, truth = self.build()
         truth.caps.append(Cap("c", CapSource.OVERRIDE, 1, "main", START_MS, START_MS + 60_000, START_MS))

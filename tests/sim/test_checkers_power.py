@@ -274,6 +274,16 @@ class TestEnergyCloses:
         world.at(excused, 31, ReportSent(ms(31), report(1, 31, main_w=110_000)))
         assert excused.violations == []
 
+    def test_what_was_read_between_two_looks_and_gone_by_the_next_is_the_truth(self, world: HandWorld) -> None:
+        """One bank rises while another still falls: a meter that is read then shows more than either look does."""
+        checker = EnergyCloses()
+        world.through(checker, 0, 30)
+        world.site.spans["main"] = (125_000.0, 140_000.0)
+        world.at(checker, 31, ReportSent(ms(31), report(1, 31, main_w=139_000)))
+        assert checker.violations == []
+        world.at(checker, 32, ReportSent(ms(32), report(2, 32, main_w=150_000)))
+        assert "says 150000 W, the truth was 125000 to 140000 W" in details(checker)
+
     def test_a_zero_that_is_no_measurement_is_caught(self, world: HandWorld) -> None:
         checker = EnergyCloses()
         world.through(checker, 0, 30)

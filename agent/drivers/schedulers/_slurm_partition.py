@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from agent.drivers.base import Applied, Failure, Outcome, PartitionFacts, Refused, Unreachable
@@ -114,8 +115,9 @@ class SlurmPartition:
         self._note(listing)
         if isinstance(listing, Unreachable):
             return listing
-        mine = jobs_of(listing, self._site.partition)
         wall_ms = self._clock.wall_ms()
+        listing = replace(listing, jobs=tuple(job for job in listing.jobs if not job.is_over(wall_ms // 1_000)))
+        mine = jobs_of(listing, self._site.partition)
         if listing.settled:
             self._ledger.observe(mine, wall_ms // 1_000)
             self._ledger.observe_nodes(listing.nodes, wall_ms // 1_000)

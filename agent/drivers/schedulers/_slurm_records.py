@@ -22,6 +22,8 @@ MAX_TASKS: Final = 1_000
 """Of one record of an array that are told apart."""
 UNLIMITED_MIN: Final = 525_600
 """Slurm shows a job without a time limit as one of a year."""
+_SKEW_S: Final = 60
+"""How far slurmctld's clock may be ahead of the agent's."""
 _COUNT: Final = re.compile(r"(?:^|,)(cpu|gres/gpu)=([0-9]{1,9})(?=,|$)")
 _BETWEEN: Final = re.compile(r",(?![^\[]*\])")
 """Commas that stand in no brackets."""
@@ -103,6 +105,14 @@ class SlurmJob(_Record):
     def held(self) -> bool:
         """Slurm takes a hold of a running job too, and keeps it until a requeue."""
         return self.priority == 0 or (self.state_reason or "").startswith("JobHeld")
+
+    def is_over(self, now_s: int) -> bool:
+        """Whether it has ended though Slurm calls it STOPPED: one that ends at the moment when it is to be stopped is
+        listed so for `MinJobAge` (300 s by default) more. Its end is then when it was, not when its limit will be."""
+        if self.job_state != "STOPPED" or not self.end_time or self.end_time > now_s + _SKEW_S:
+            return False
+        limit_s = 60 * self.time_limit if self.time_limit else None
+        return limit_s is None or not self.start_time or self.end_time < self.start_time + limit_s
 
     @property
     def limit_min(self) -> int | None:
