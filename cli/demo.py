@@ -107,6 +107,12 @@ def _run_slurm(for_s: float | None, seed: int, *, as_json: bool, narration: bool
         console = Console(highlight=False)
         console.print(f"\n{summary.decisions} decisions; {summary.jobs} jobs came, {summary.jobs_done} are done.")
         console.print(f"At most {summary.jobs_frozen_most} stood still at once, {summary.firm_touched} of them firm.")
+        halls = (summary.hall_empty_queue_w, summary.hall_full_queue_w, summary.hall_given_back_w)
+        told = ", ".join("-" if power_w is None else f"{power_w / 1e3:.1f}" for power_w in halls)
+        console.print(f"The halls drew {told} kW without a queue, with one, and after it.")
+        console.print(
+            f"The plant was above the {summary.cap_w / 1e3:.1f} kW of its connection for {summary.over_cap_s} s."
+        )
     if summary.jobs_wrong or summary.firm_touched or summary.event_met is False:
         raise typer.Exit(EXIT_FAILED)
 

@@ -23,6 +23,7 @@ from controller.api.app import create_app
 from controller.app import Controller
 from controller.audit import AuditError, AuditLog
 from controller.config import ConfigError, ControllerConfig, load_config, read_token
+from controller.engine.optimiser import fleet
 from controller.engine.optimiser.solver import warm_up
 from controller.feeds.base import Feeds
 from controller.feeds.settings import build_feeds
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     if arguments.warm_up:
         warm_up()
+        fleet.warm_up()
         return 0
     if arguments.config is None:
         _parser().error("--config is needed")
@@ -133,12 +135,14 @@ def tune_runtime() -> None:
     switch_off()
 
 
-async def _load_optimiser(notifier: Notifier) -> None:
+async def _load_optimiser(notifier: Notifier, *, fleets: bool) -> None:
     """Before the first decision is due, and before we say that we are ready; HTTP answers meanwhile. Any site's params
     may ask for the optimiser, so it is always loaded."""
     notifier.starting(_COMPILE_S)
     began_s = asyncio.get_running_loop().time()
     await asyncio.to_thread(warm_up)
+    if fleets:
+        await asyncio.to_thread(fleet.warm_up)
     _LOG.info("optimiser: ready after %.1f s", asyncio.get_running_loop().time() - began_s)
 
 
@@ -161,7 +165,7 @@ async def _run(config: ControllerConfig, token: str | None, file: str) -> int:
     assert task is not None  # noqa: S101  a coroutine of asyncio.run always runs in a task
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    await _load_optimiser(notifier)
+    await _load_optimiser(notifier, fleets=config.fleet.cap_mw is not None)
     tune_runtime()
     collecting = asyncio.create_task(Garbage(controller.loop).run(), name="garbage")
     try:

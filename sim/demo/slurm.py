@@ -44,19 +44,19 @@ TRACE: Final = SAMPLES / "nrel_eagle_jobs_2019.csv"
 NODES: Final = 8
 ASICS: Final = 12
 SITE: Final = "brazos"
-SPAN_S: Final = 240.0
-PRICES: Final = (20.0, 1_200.0, 20.0)
-"""USD/MWh, minute by minute; the last stays."""
-EVENT_AT_S: Final = 135.0
+SPAN_S: Final = 320.0
+PRICES: Final = (20.0, 20.0, 1_200.0, 20.0)
+"""USD/MWh, minute by minute of the clock, so that the spike begins one to two minutes on; the last stays."""
+EVENT_AT_S: Final = 190.0
 EVENT_S: Final = 40.0
 EVENT_SHARE: Final = 0.55
 CAP_SHARE: Final = 0.7
 """Of the site's full load, what its grid connection carries."""
 CAP_SLACK: Final = 0.02
 """Above the cap, for what a meter takes to follow."""
-SETTLED_S: Final = 15.0
-QUEUE_FROM_S: Final = 25.0
-QUEUE_UNTIL_S: Final = 165.0
+SETTLED_S: Final = 12.0
+QUEUE_FROM_S: Final = 20.0
+QUEUE_UNTIL_S: Final = 235.0
 STEP_S: Final = 0.05
 WORK: Final = f"""\
 import os, signal, sys, time

@@ -41,7 +41,7 @@ async def test_each_bench_ends_with_its_figures_and_leaves_no_process_behind() -
         assert set(KEYS[name]) <= set(figures), name
         assert figures["runs"] == 1
         assert figures["cores"] >= 1
-    shed, poll, latency, ingest, ops = (found[name] for name in TINY)
+    shed, poll, latency, ingest, ops = (found[name] for name in ("shed", "poll", "latency", "ingest", "ops"))
     assert shed["miners"] == 6
     assert 0.005 < shed["to_last_command_s"] <= shed["to_confirmed_s"] < 60  # a session's exchange comes first
     assert shed["to_last_command_s_min"] <= shed["to_last_command_s"] <= shed["to_last_command_s_max"]
@@ -65,7 +65,7 @@ async def test_help_says_what_is_measured(name: str) -> None:
     )
     said, _ = await process.communicate()
     assert process.returncode == 0
-    assert b"Mosquitto" in said
+    assert (b"Kubernetes" if name == "kube" else b"Mosquitto") in said, "against what is real, or stands in for it"
     assert b"JSON object" in said
 
 
@@ -87,7 +87,7 @@ async def _run(name: str) -> dict[str, Any]:
             process.kill()
             await process.wait()
     assert process.returncode == 0, f"bench.{name}: {complained.decode()[-2_000:]}"
-    assert len(seen) >= 3, f"bench.{name} started {len(seen)} processes"
+    assert len(seen) >= 2, f"bench.{name} started {len(seen)} processes"
     left = [each for each in seen.values() if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     assert not left, f"bench.{name} left {left}"
     figures: dict[str, Any] = json.loads(said.decode().splitlines()[-1])

@@ -15,7 +15,7 @@ from controller.engine.optimiser.dual import DEFLECT, PATIENCE, Descent, descent
 from controller.engine.optimiser.jit import entry
 from controller.engine.optimiser.layout import F8, Duals, Problem
 from controller.engine.optimiser.primal import Before
-from controller.engine.optimiser.solver import Plan, carried, cold, plan, spread
+from controller.engine.optimiser.solver import Plan, _tiny, carried, cold, plan, spread
 from controller.engine.optimiser.unit import scratch
 
 COLD_ITERATIONS: Final = 100
@@ -96,6 +96,12 @@ def plan_fleet(
 
 def _profit(found: FleetPlan) -> float:
     return float(found.plan.profit_usd.sum())
+
+
+def warm_up() -> None:
+    """Compile what a fleet's plan needs beyond the sites' own, or load it from the cache."""
+    p = _tiny()
+    plan_fleet(p, np.full(len(p.grid.hours), 1.5), iterations=2, sweeps=1, rounds=1)
 
 
 def meter_mw(p: Problem, power_mw: F8) -> F8:
