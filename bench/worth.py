@@ -3,7 +3,8 @@
     python -m bench.worth --site examples/hybrid-40mw.toml --rt RT.csv --da DA.csv --btc BTC.csv --weather W.csv \
         --load L.csv --jobs J.csv --start 2023-07-01T00:00 --end 2023-10-01T00:00 --price-lag 1
 
-The last line is JSON: profit in USD by what was changed.
+With `--parameters`, each parameter of the policy changed on its own in place of the sources. The last line is JSON:
+profit in USD by what was changed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,6 +28,16 @@ from sim.backtest.series import Files, Window, load_timeline, moment
 from sim.backtest.sitefile import load
 from sim.backtest.thresholds import AlwaysOnPolicy, BreakEvenPolicy, HysteresisPolicy
 from sim.backtest.wattshift import Params, WattshiftPolicy
+
+TRIED: Final[dict[str, tuple[Any, ...]]] = {
+    "peak_weight": (2.0, 0.5, 0.25),
+    "hurry": (1.0, 0.1),
+    "eager": (0.1, 0.01),
+    "urgent_h": (3.0, 24.0),
+    "iterations": (6,),
+    "look_h": (0.5,),
+}
+"""Of the policy's parameters, beside the ones it has."""
 
 
 class Without:
@@ -62,7 +74,8 @@ def main() -> None:
     print("\n".join(said))
     lag, site = asked.price_lag, plan.site
     usd: dict[str, float] = {}
-    for policy, label in _policies(site, line, lag):
+    policies = _parameters() if asked.parameters else _policies(site, line, lag)
+    for policy, label in policies:
         usd[label] = _profit(policy, site, line, lag)
         print(f"{label:45s} {usd[label]:14,.0f} USD", flush=True)
     usd["bound"] = bound_usd(site, line)
@@ -87,12 +100,19 @@ def _policies(site: Site, line: Timeline, lag: int) -> list[tuple[Policy, str]]:
     ]
     for what in ("peak", "ambient"):
         out.append((WattshiftPolicy(params, Without(forecast(params.forecast, market), what)), f"wattshift, no {what}"))
-    for weight in (1.0, 0.5, 0.12):
-        out.append((WattshiftPolicy(replace(params, peak_weight=weight)), f"wattshift, peak weight {weight:g}"))
     if lag > 0:
         out.append((WattshiftPolicy(replace(params, mean_now=False)), "wattshift, path in place of the mean now"))
     else:
         out.append((WattshiftPolicy(params, Oracle(site, line)), "wattshift, everything but jobs foreseen"))
+    return out
+
+
+def _parameters() -> list[tuple[Policy, str]]:
+    """The policy as it is, and with one parameter changed."""
+    params = Params()
+    out: list[tuple[Policy, str]] = [(BreakEvenPolicy(), "break-even"), (WattshiftPolicy(), "wattshift")]
+    for name, values in TRIED.items():
+        out += [(WattshiftPolicy(replace(params, **{name: v})), f"wattshift, {name} {v:g}") for v in values]
     return out
 
 
@@ -117,6 +137,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--start")
     parser.add_argument("--end")
     parser.add_argument("--price-lag", type=int, default=0)
+    parser.add_argument("--parameters", action="store_true", help="change the policy's parameters, not what it knows")
     return parser.parse_args()
 
 
