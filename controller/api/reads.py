@@ -23,6 +23,7 @@ from controller.api.schemas import (
     HistoryOut,
     HistoryQuery,
     OneSiteQuery,
+    PlanOut,
     ReadyOut,
     SignalsOut,
     SiteQuery,
@@ -43,6 +44,7 @@ _FINDINGS_EVERY: Final = 4
 _DECISIONS_EVERY: Final = 8
 _SCOPE_MAX: Final = 100
 """Sites of a scoped token whose decisions are gathered in one answer."""
+_PLANS_MAX: Final = 500
 
 
 class Reads:
@@ -56,6 +58,8 @@ class Reads:
         self._history = history
         self._stream = stream
         self._audit = audit
+        self._plans: dict[str, PlanOut] = {}
+        """The last read of each site's plan, so that many who look cost no more than one."""
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """The process answers. Whether it should lead is /readyz."""
@@ -105,6 +109,18 @@ class Reads:
             now_ms=now_ms, every_ms=EVERY_MS, at_ms=at_ms, ahead_at_ms=steps, ahead_usd_per_mwh=prices, **told
         )
         return answer(out)
+
+    async def plan(self, request: web.Request) -> web.Response:
+        state = reached_site(self._controller, request, request.match_info["site"])
+        key = state.decided.id if state.decided else None
+        plan = self._plans.get(state.site)
+        if plan is None or plan.decision_id != key:
+            plan = views.plan(self._controller, state)
+            self._plans.pop(state.site, None)
+            while len(self._plans) >= _PLANS_MAX:
+                del self._plans[next(iter(self._plans))]
+            self._plans[state.site] = plan
+        return answer(plan)
 
     async def decisions(self, request: web.Request) -> web.Response:
         asked = query(request, DecisionsQuery)

@@ -27,6 +27,7 @@ from controller.api.schemas import (
     HistoryQuery,
     OneSiteQuery,
     OverrideSetOut,
+    PlanOut,
     ReadyOut,
     SignalIn,
     SignalOut,
@@ -87,6 +88,7 @@ ROUTES: Final = (
         "GET", "/v1/sites/{site}/history", "history", "A site over the last two hours", _V, ((200, HistoryOut),),
         query=HistoryQuery,
     ),
+    Route("GET", "/v1/sites/{site}/plan", "plan", "What a site is planned to draw, a day ahead", _V, ((200, PlanOut),)),
     Route(
         "GET", "/v1/decisions", "decisions", "Decisions from the journal, newest first", _V,
         ((200, DecisionsOut),), query=DecisionsQuery,

@@ -147,6 +147,30 @@ class HistoryOut(Out):
     """The price that is planned with in each; empty where nothing is forecast."""
 
 
+class PlanOut(Out):
+    """What a site is planned to draw over the next day. Every series is of one length, empty where there is no plan; a
+    step holds until the next begins. Watts are as planned: coming minutes make whole devices of them, within the rules.
+    """
+
+    site: str
+    decision_id: str | None
+    """The decision whose plan it is."""
+    absent: str | None
+    """Why there is no plan: `merit_order` (none is asked for), `not_following` (offline, or in local control),
+    `no_plan` (none made yet, or too old), or why merit order decides in its place."""
+    at_ms: list[int]
+    """Beginnings of the steps, from now on."""
+    ends_at_ms: int | None
+    """End of the last."""
+    power_w: list[int]
+    """At the main meter."""
+    hash_w: list[int]
+    hpc_w: list[int]
+    """At the banks, without the cooling and losses that the meter carries."""
+    usd_per_mwh: list[float]
+    """The price planned with, what a coincident peak may cost and the hysteresis over a day included."""
+
+
 class FeederOut(Out):
     feeder: str
     parent: str | None

@@ -12,11 +12,13 @@ from controller.api.schemas import (
     ExpectedOut,
     FeederOut,
     OrderOut,
+    PlanOut,
     SiteOut,
     SiteSummary,
 )
 from controller.api.standing import all_out
 from controller.app import CONFLICT_ALARM_MS, Controller
+from controller.engine.ahead import NO_PLAN, Path, path_of
 from controller.engine.model import BankDecision, Obligation, SiteDecision
 from controller.journal.base import StoredDecision
 from controller.state import Decided, SiteState
@@ -81,6 +83,33 @@ def ahead(controller: Controller, site: str, now_ms: int) -> tuple[list[int], li
     begins = [outlook.start_ms + k * outlook.step_ms for k in range(len(outlook.usd_per_mwh))]
     kept = [k for k, at in enumerate(begins) if now_ms - outlook.step_ms < at < now_ms + AHEAD_MS]
     return [begins[k] for k in kept], [outlook.usd_per_mwh[k] for k in kept]
+
+
+def plan(controller: Controller, state: SiteState) -> PlanOut:
+    """The last decision's plan, laid on the site as it now stands."""
+    now_ms, decided = controller.clock.wall_ms(), state.decided
+    frozen = controller.freezer.freeze([state], now_ms, controller.clock.mono_ms())
+    found: Path | str = NO_PLAN
+    if decided is not None and frozen.sites:
+        params = controller.dispatcher.params_of(state.site)
+        found = path_of(frozen.sites[0], params, frozen.at_ms, decided.decision.plan)
+    key = decided.id if decided is not None else None
+    if isinstance(found, str):
+        return PlanOut(
+            site=state.site, decision_id=key, absent=found, at_ms=[], ends_at_ms=None, power_w=[], hash_w=[], hpc_w=[],
+            usd_per_mwh=[],
+        )  # fmt: skip
+    return PlanOut(
+        site=state.site,
+        decision_id=key,
+        absent=None,
+        at_ms=list(found.at_ms),
+        ends_at_ms=found.ends_ms,
+        power_w=[round(watts) for watts in found.power_w.tolist()],
+        hash_w=[round(watts) for watts in found.hash_w.tolist()],
+        hpc_w=[round(watts) for watts in found.hpc_w.tolist()],
+        usd_per_mwh=[round(usd, 2) for usd in found.usd_per_mwh.tolist()],
+    )
 
 
 def decision(decided: Decided) -> DecisionOut:

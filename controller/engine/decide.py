@@ -37,7 +37,7 @@ def decide(snapshot: Snapshot, params: Params, economics: Economics | None = Non
     `params.economics` says how it is chosen, unless `economics` is given.
     """
     sites = [digest(site, params, snapshot.at_ms) for site in canonical(snapshot.sites, lambda s: s.site)]
-    cases = [(site, _envelope(site)) for site in sites]
+    cases = [(site, envelope_of(site)) for site in sites]
     if economics is None and params.economics is Method.OPTIMISER:
         chosen = planned.dispatch_all(cases)
     else:
@@ -48,7 +48,8 @@ def decide(snapshot: Snapshot, params: Params, economics: Economics | None = Non
     )
 
 
-def _envelope(site: Site) -> Envelope:
+def envelope_of(site: Site) -> Envelope:
+    """What the rules leave of a site now."""
     in_force = [o for o in site.obligations if shed_from_ms(site, o) <= site.at_ms]
     return narrow(site, in_force, _preview(site, in_force))
 

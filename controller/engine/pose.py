@@ -97,6 +97,7 @@ class Posed:
     """(T,) USD/MWh at the main meter."""
     rest_mw: F8
     """(T,) at the main meter, of all that is no unit."""
+    load: Load
 
 
 class TooLargeError(Exception):
@@ -106,7 +107,7 @@ class TooLargeError(Exception):
 def pose(site: Site, envelope: Envelope, price: F8, *, meter: bool = False) -> Posed:
     """The problem of one site. With `meter` its first row is the main meter's even where that can never bind. Raises
     `TooLargeError`."""
-    load = _Load(site)
+    load = Load(site)
     units: list[Unit] = []
     for i, (bank, bounds) in enumerate(zip(site.banks, envelope.bounds, strict=True)):
         units.extend(_units(i, bank, bounds, load))
@@ -120,10 +121,10 @@ def pose(site: Site, envelope: Envelope, price: F8, *, meter: bool = False) -> P
             unit.figures = _bank_figures(site, bank, envelope.bounds[unit.bank], unit, mean_usd)
         else:
             unit.figures = _job_figures(site, bank, unit.job, unit)
-    return Posed(site, units, rows, price, -load.left(site.root, np.zeros(STEPS)))
+    return Posed(site, units, rows, price, -load.left(site.root, np.zeros(STEPS)), load)
 
 
-class _Load:
+class Load:
     """What takes of the nodes besides the units, in milliwatts, and the firm jobs among it that will end."""
 
     def __init__(self, site: Site) -> None:
@@ -131,8 +132,14 @@ class _Load:
         self.fixed_mw = [node.overhead_w * MW_PER_W for node in site.nodes]
         self.ends: list[tuple[Bank, int, float]] = []
         """(bank, watts, hours from now)"""
+        self.hash_w = self.hpc_w = 0
+        """Of all that was added, at the banks."""
 
     def add(self, bank: Bank, watts: int) -> None:
+        if bank.hash:
+            self.hash_w += watts
+        else:
+            self.hpc_w += watts
         for node in bank.path:
             self.fixed_mw[node] += watts * self._site.factor(node, bank)
 
@@ -152,7 +159,7 @@ class _Load:
         return left
 
 
-def _units(index: int, bank: Bank, bounds: Bounds, load: _Load) -> Iterable[Unit]:
+def _units(index: int, bank: Bank, bounds: Bounds, load: Load) -> Iterable[Unit]:
     idle_w = bank.plate.idle_w
     if bounds.frozen_w is not None:
         load.add(bank, max(bounds.frozen_w, idle_w + bank.stuck_w))
@@ -173,7 +180,7 @@ def _units(index: int, bank: Bank, bounds: Bounds, load: _Load) -> Iterable[Unit
     yield from _job_units(index, bank, bounds, load)
 
 
-def _job_units(index: int, bank: Bank, bounds: Bounds, load: _Load) -> Iterable[Unit]:
+def _job_units(index: int, bank: Bank, bounds: Bounds, load: Load) -> Iterable[Unit]:
     work = bank.work
     assert work is not None  # noqa: S101  the caller looked
     known, free, flexible = bank.fresh and work.fresh, work.free_nodes, []
@@ -195,7 +202,7 @@ def _job_units(index: int, bank: Bank, bounds: Bounds, load: _Load) -> Iterable[
         yield Unit(f"{bank.id}/{job.id}", index, job, job.power_w, job.power_w)
 
 
-def _rows(site: Site, envelope: Envelope, units: list[Unit], load: _Load, *, meter: bool) -> list[Row]:
+def _rows(site: Site, envelope: Envelope, units: list[Unit], load: Load, *, meter: bool) -> list[Row]:
     """The rows that may bind, the main meter's first; each unit learns which it counts in."""
     below: list[list[tuple[Unit, float]]] = [[] for _ in site.nodes]
     for unit in units:

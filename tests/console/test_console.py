@@ -13,8 +13,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,6 +28,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: install the package chromium")
 
 PATIENCE_MS = 60_000
+HOUR_MS = 3_600_000
+DIPS = """most_w => Math.min(...[...document.querySelectorAll(".axis table.ahead tbody td:nth-child(2)")].map(
+    (cell) => parseFloat(cell.textContent) * (cell.textContent.includes("MW") ? 1e6 : 1e3))) <= most_w"""
+"""Whether the plan in the page's table is anywhere that low."""
 
 
 class Demo(NamedTuple):
@@ -91,10 +96,44 @@ def test_the_page_shows_the_site_and_goes_on_by_itself(page: Page) -> None:
 def test_every_chart_can_be_read_as_a_table(page: Page) -> None:
     time.sleep(4)  # half a minute of the demo's time, for a first sample
     page.get_by_role("button", name="Table").click()
-    table = page.locator(".axis table")
+    table = page.locator(".axis table.past")
     expect(table.locator("thead th")).to_have_text(["Time", "Metered", "Hashing", "HPC", "Cap", "Plan", "Price"])
+    expect(page.locator(".axis table.ahead thead th")).to_have_text(["From", "Plan", "Hashing", "HPC", "Cap", "Price"])
     page.get_by_role("button", name="Chart").click()
     expect(page.locator(".plot canvas")).to_have_count(2)
+
+
+def test_the_line_ahead_is_the_plan_and_not_flat_where_the_plan_is_not(page: Page, demo: Demo) -> None:
+    """A curtailment is told to begin in two hours: the plan dips, and so does what the page shows, chart and table."""
+    start_ms = ask(demo, "GET", "/v1/sites/brazos/history")["now_ms"] + 2 * HOUR_MS
+    begins, ends = (datetime.fromtimestamp((start_ms + after) / 1000, UTC).isoformat() for after in (0, HOUR_MS))
+    most_w = ask(demo, "GET", "/v1/sites/brazos")["planned_w"] // 4
+    told = {"site": "brazos", "target_w": most_w, "starts_at": begins, "ends_at": ends, "id": "dip"}
+    ask(demo, "POST", "/v1/signals", told)
+    try:
+        page.get_by_role("button", name="Table").click()
+        page.wait_for_function(DIPS, arg=1.01 * most_w, timeout=PATIENCE_MS)
+        plan = ask(demo, "GET", "/v1/sites/brazos/plan")
+        steps = zip(plan["at_ms"], plan["power_w"], strict=True)
+        inside = [watts for at_ms, watts in steps if 0 <= at_ms - start_ms < HOUR_MS]
+        assert plan["absent"] is None
+        assert max(inside) <= most_w < plan["power_w"][0]
+        expect(page.get_by_text("No plan ahead")).to_have_count(0)
+        page.get_by_role("button", name="Chart").click()
+        label = page.locator(".plot").first.get_attribute("aria-label") or ""
+        low, high = label.split("planned ahead from ")[1].split(";")[0].split(" to ")
+        assert low != high, label
+    finally:
+        ask(demo, "DELETE", "/v1/signals/dip")
+
+
+def ask(demo: Demo, method: str, path: str, body: dict[str, object] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    head = {"Authorization": f"Bearer {demo.token}", "Content-Type": "application/json"}
+    request = urllib.request.Request(demo.url + path, data, head, method=method)  # noqa: S310  http, loopback
+    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+        text = answer.read()
+    return json.loads(text) if text else None
 
 
 def test_an_override_goes_from_click_to_confirmed_at_the_meter_and_is_revoked(page: Page) -> None:
@@ -154,6 +193,22 @@ def test_an_exception_leads_to_its_runbook_and_one_that_was_seen_is_no_alarm(bro
         page.get_by_role("link", name="Runbooks").click()
     expect(opened.value.locator("#wattshiftlocalcontrol")).to_be_visible()
     context.close()
+
+
+def test_a_job_that_will_be_late_needs_a_look(browser: Browser, demo: Demo) -> None:
+    """Of a controller that answers as the real one does, but that a job's time is too short."""
+    page = browser.new_page()
+    late = {"kind": "deadline", "id": "17", "short_w": 3_000, "detail": "it has more work left than time"}
+
+    def short(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"shortfalls": [late, late]})
+
+    page.route("**/v1/sites/brazos", short)
+    page.goto(f"{demo.url}/#token={demo.token}")
+    item = page.locator(".exceptions li", has_text="Job 17 (3.0 kW) will be late: it has more work left than time")
+    expect(item).to_have_count(1, timeout=PATIENCE_MS)
+    page.close()
 
 
 @pytest.mark.parametrize("width", [420, 900])

@@ -55,6 +55,8 @@ function Screen({ who, onLeave }) {
   const [lost, setLost] = useState("");
   const [asking, setAsking] = useState(false);
   const [told, setTold] = useState("");
+  const [plan, setPlan] = useState(null);
+  const planRef = useRef(null);
   const pastRef = useRef(EMPTY_PAST);
   const current = chosen || sites[0]?.site || "";
 
@@ -71,6 +73,11 @@ function Screen({ who, onLeave }) {
         pastRef.current = grown(pastRef.current, name, samples);
         setPast(pastRef.current);
         setSite({ ...found, now_ms: samples.now_ms, ahead_at_ms: samples.ahead_at_ms, ahead_usd: samples.ahead_usd_per_mwh });
+        // A plan changes with its decision alone, so it is read once for each.
+        if (planRef.current?.site !== name || planRef.current.decision_id !== found.decision_id) {
+          planRef.current = await read(`/v1/sites/${name}/plan`);
+          setPlan(planRef.current);
+        }
       }
       setLost("");
     } catch (failure) {
@@ -112,7 +119,7 @@ function Screen({ who, onLeave }) {
     setChosen(event.currentTarget.value);
   };
   if (!site) return html`<p class="lonely">${lost || "No site has reported yet."}</p>`;
-  const ahead = future(site, now);
+  const ahead = future(site, plan?.site === site.site ? plan : null, now);
   return html`<main>
     <h1 class="hidden">Wattshift: ${site.site}</h1>
     <header class=${stale ? "strip stale" : "strip"}>
@@ -261,8 +268,9 @@ function grown(before, site, samples) {
   };
 }
 
-// What is known of the next four hours: caps and curtailments with their windows, the plan as it stands, the price planned with.
-function future(site, now) {
+// What is known of the next four hours: caps and curtailments with their windows, the plan by step and workload, the price planned
+// with. Where there is no plan the line is `flat`: the present power, held; `why` says so.
+function future(site, plan, now) {
   const windows = site.obligations.map((each) => ({ id: each.id, from: each.starts_at_ms, to: each.ends_at_ms, cap: each.target_w, kind: "duty", name: `curtail to ${mw(each.target_w)}` }));
   for (const each of site.overrides) {
     if (each.state === "expired" || each.state === "revoked") continue;
@@ -273,14 +281,22 @@ function future(site, now) {
   const ends = new Set([now, now + 4 * HOUR]);
   for (const each of windows) for (const at of [each.from, each.to]) if (at > now && at < now + 4 * HOUR) ends.add(at);
   for (const ms of site.ahead_at_ms) if (ms > now) ends.add(ms);
+  const flat = !plan || !!plan.absent;
+  const steps = flat ? [] : plan.at_ms;
+  for (const ms of steps) if (ms > now && ms < now + 4 * HOUR) ends.add(ms);
   const at = [...ends].sort((a, b) => a - b);
+  const planned = (series) => at.map((ms) => plan[series][Math.max(0, steps.findLastIndex((begin) => begin <= ms))]);
   const priced = (ms) => site.ahead_usd[site.ahead_at_ms.findLastIndex((begin) => begin <= ms)] ?? null;
   const caps = at.map((ms) => Math.min(main ?? Infinity, ...windows.filter((w) => w.cap != null && w.from <= ms && (w.to ?? Infinity) > ms).map((w) => w.cap)));
   const worth = site.banks.filter((bank) => bank.workload === "hash" && bank.value_usd_per_mwh != null).map((bank) => bank.value_usd_per_mwh);
   return {
     at,
     cap: caps.map((watts) => (watts === Infinity ? null : watts)),
-    plan: at.map((_, k) => (site.planned_w == null ? null : Math.min(site.planned_w, caps[k]))),
+    flat,
+    why: words(plan?.absent),
+    plan: flat ? at.map((_, k) => (site.planned_w == null ? null : Math.min(site.planned_w, caps[k]))) : planned("power_w"),
+    hash: flat ? at.map(() => null) : planned("hash_w"),
+    hpc: flat ? at.map(() => null) : planned("hpc_w"),
     price: at.map(priced),
     best: worth.length ? Math.max(...worth) : null,
     worst: worth.length ? Math.min(...worth) : null,
@@ -298,7 +314,9 @@ function exceptions(site) {
   if (site.two_agents) add("twins", "Two agents speak for this site", true, "TwoAgents");
   if (site.fenced) add("fenced", "The agent obeys another controller", true, "SiteFenced");
   if (site.price_usd_per_mwh == null) add("price", "No fresh energy price is known", false, "PriceStale");
-  for (const short of site.shortfalls) add(`short:${short.kind}:${short.id}`, `${words(short.kind)} ${short.id}: short by ${mw(short.short_w)}`, true, short.kind === "obligation" ? "ObligationShort" : "CapBreach");
+  const late = new Map(site.shortfalls.filter((short) => short.kind === "deadline").map((short) => [short.id, short]));
+  for (const job of late.values()) add(`late:${job.id}`, `Job ${job.id} (${mw(job.short_w)}) will be late: ${job.detail}`);
+  for (const short of site.shortfalls) if (short.kind !== "deadline") add(`short:${short.kind}:${short.id}`, `${words(short.kind)} ${short.id}: short by ${mw(short.short_w)}`, true, short.kind === "obligation" ? "ObligationShort" : "CapBreach");
   for (const feeder of site.feeders) {
     if (feeder.power_w != null && feeder.power_w > feeder.limit_w) add(`feeder:${feeder.feeder}`, `Feeder ${feeder.feeder} draws ${mw(feeder.power_w)} of ${mw(feeder.limit_w)}`, true, "FeederDerated");
   }

@@ -16,8 +16,9 @@ export function TimeAxis({ past, ahead, now, stale }) {
       <button class="quiet" aria-pressed=${table} onClick=${() => setTable(!table)}>${table ? "Chart" : "Table"}</button>
     </div>
     ${stale && html`<p class="stalenote">No fresh data: what is shown is what was last known.</p>`}
+    ${ahead.why && html`<p class="hint">No plan ahead (${ahead.why}): the dashed line holds what is decided now.</p>`}
     ${table
-      ? html`<${PastTable} past=${past} />`
+      ? html`<${AheadTable} ahead=${ahead} /><${PastTable} past=${past} />`
       : html`<${Power} past=${past} ahead=${ahead} now=${now} /><${Price} past=${past} ahead=${ahead} now=${now} />
           <${Lanes} ahead=${ahead} now=${now} />`}
   </section>`;
@@ -35,15 +36,29 @@ function Power({ past, ahead, now }) {
   const all = top(known);
   const cap = top(past.cap).concat(top(ahead.cap));
   const plan = top(past.planned).concat(top(ahead.plan));
-  const data = [xs, all.concat(pad), midHash.concat(pad), lowHpc.concat(pad), cap, plan];
-  return html`<${Plot} data=${data} now=${now} height=${210} label=${unit}
+  const gone = at.map(() => null);
+  const stack = ahead.flat ? pad : top(ahead.at.map((_, k) => sum(ahead.hpc[k], ahead.hash[k])));
+  const data = [xs, all.concat(pad), midHash.concat(pad), lowHpc.concat(pad),
+    gone.concat(ahead.flat ? pad : top(ahead.plan)), gone.concat(stack), gone.concat(top(ahead.hpc)), cap, plan];
+  const stepped = uPlot.paths.stepped({ align: 1 });
+  const drawn = ahead.plan.filter((watts) => watts != null);
+  const range = drawn.length ? `; planned ahead from ${mw(Math.min(...drawn))} to ${mw(Math.max(...drawn))}` : "";
+  return html`<${Plot} data=${data} now=${now} height=${210} label=${unit} told=${range}
     make=${(css) => [
       { label: "meter", stroke: css("--rest"), fill: css("--rest"), width: 0 },
       { label: "hashing", stroke: css("--hash"), fill: css("--hash"), width: 0 },
       { label: "HPC", stroke: css("--hpc"), fill: css("--hpc"), width: 0 },
+      { label: "planned ahead", fill: faint(css, "--rest"), width: 0, paths: stepped },
+      { label: "hashing ahead", fill: faint(css, "--hash"), width: 0, paths: stepped },
+      { label: "HPC ahead", fill: faint(css, "--hpc"), width: 0, paths: stepped },
       { label: "cap", stroke: css("--ink"), width: 1.5, paths: uPlot.paths.stepped({ align: 1 }) },
       { label: "plan", stroke: css("--ink"), width: 1.5, dash: [6, 5], paths: uPlot.paths.stepped({ align: 1 }) },
     ]} />`;
+}
+
+// What is only planned is paler; opaque, for one area lies over the other.
+function faint(css, name) {
+  return `color-mix(in srgb, ${css(name)} 45%, ${css("--card")})`;
 }
 
 function Price({ past, ahead, now }) {
@@ -59,7 +74,7 @@ function Price({ past, ahead, now }) {
 }
 
 // One uPlot canvas that follows its box, its data and the colour scheme.
-function Plot({ data, now, height, label, make }) {
+function Plot({ data, now, height, label, make, told = "" }) {
   const box = useRef(null);
   const plot = useRef(null);
   const scheme = useScheme();
@@ -100,7 +115,7 @@ function Plot({ data, now, height, label, make }) {
     u.setData(data, false);
     u.setScale("x", { min: now / 1000 - BACK_S, max: now / 1000 + AHEAD_S });
   }, [data, now]);
-  return html`<div class="plot" ref=${box} role="img" aria-label=${`${label} from two hours back to four hours ahead; the button Table shows the figures`}></div>`;
+  return html`<div class="plot" ref=${box} role="img" aria-label=${`${label} from two hours back to four hours ahead${told}; the button Table shows the figures`}></div>`;
 }
 
 function drawNow(u, colour) {
@@ -132,10 +147,21 @@ function Lanes({ ahead, now }) {
   </ul>`;
 }
 
+// The rows in which something changes.
+function AheadTable({ ahead }) {
+  const shown = ["plan", "hash", "hpc", "cap", "price"];
+  const rows = ahead.at.map((_, k) => k).filter((k) => k === 0 || shown.some((name) => ahead[name][k] !== ahead[name][k - 1]));
+  return html`<div class="scroll"><table class="ahead"><caption>The next four hours, as ${ahead.flat ? "decided now" : "planned"}: each row holds until the next</caption>
+    <thead><tr><th>From</th><th>Plan</th><th>Hashing</th><th>HPC</th><th>Cap</th><th>Price</th></tr></thead>
+    <tbody>${rows.map((k) => html`<tr key=${ahead.at[k]}><td>${clock(ahead.at[k])}</td><td>${mw(ahead.plan[k])}</td>
+      <td>${mw(ahead.hash[k])}</td><td>${mw(ahead.hpc[k])}</td><td>${mw(ahead.cap[k])}</td>
+      <td>${ahead.price[k] == null ? DASH : usd(ahead.price[k], 2)}</td></tr>`)}</tbody></table></div>`;
+}
+
 function PastTable({ past }) {
   const rows = [];
   for (let k = past.at.length - 1; k >= 0 && rows.length < 40; k -= 6) rows.push(k);
-  return html`<div class="scroll"><table><caption>The last two hours, every three minutes</caption>
+  return html`<div class="scroll"><table class="past"><caption>The last two hours, every three minutes</caption>
     <thead><tr><th>Time</th><th>Metered</th><th>Hashing</th><th>HPC</th><th>Cap</th><th>Plan</th><th>Price</th></tr></thead>
     <tbody>${rows.map((k) => html`<tr key=${past.at[k]}><td>${clock(past.at[k])}</td><td>${mw(past.metered[k])}</td>
       <td>${mw(past.hash[k])}</td><td>${mw(past.hpc[k])}</td><td>${mw(past.cap[k])}</td><td>${mw(past.planned[k])}</td>

@@ -15,7 +15,7 @@ from contract.reasons import ReceiptReason
 from controller.api.app import create_app
 from controller.journal.base import EventRecord
 from controller.journal.sql import SqlJournal
-from tests.controller.api.stand import GOOD, TOKEN, Stand, standing
+from tests.controller.api.stand import GOOD, TOKEN, Stand, deciding, standing
 from tests.controller.kit import BASE_W, RATED_W, report, until
 
 
@@ -30,6 +30,7 @@ async def stand() -> AsyncIterator[Stand]:
 PATHS = [
     ("GET", "/v1/sites"),
     ("GET", "/v1/sites/alpha"),
+    ("GET", "/v1/sites/alpha/plan"),
     ("GET", "/v1/decisions"),
     ("GET", "/v1/overrides"),
     ("POST", "/v1/overrides"),
@@ -108,6 +109,15 @@ class TestSites:
         }
         assert site["decision_id"] == order.decision
         assert not site["two_agents"]
+
+    async def test_where_nothing_is_planned_the_plan_says_why(self) -> None:
+        async with standing(**deciding()) as stand:
+            stand.join("alpha")
+            await until(lambda: len(stand.bus.orders("alpha")) == 1)
+            status, plan, _ = await stand.call("GET", "/v1/sites/alpha/plan")
+            _, site, _ = await stand.call("GET", "/v1/sites/alpha")
+        assert (status, plan["absent"], plan["at_ms"]) == (200, "merit_order", [])
+        assert plan["decision_id"] == site["decision_id"]
 
     async def test_faults_of_a_site_are_told_where_the_site_is(self, stand: Stand) -> None:
         stand.bus.deliver_raw("wattshift/v1/sites/alpha/report", b"garbage")
