@@ -19,7 +19,10 @@ MINUTES = 26
 """Three to find each other, eleven of faults and asks, twelve to come to rest."""
 
 
-OPEN: dict[int, str] = {}
+OPEN: dict[int, str] = {
+    9: "11: controller and oracle see a partition's power a reading apart, and one trusts its plan and one does not",
+    50: "11: as seed 9, of a bank of hall-c",
+}
 """Seeds whose violation is not mended yet, each with its sentence: a debt that docs/simulation.md tells. Take one off
 with every mending."""
 
