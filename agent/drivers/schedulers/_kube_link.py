@@ -19,6 +19,7 @@ import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
 from agent.drivers.base import Applied, Failure, MissingExtraError, Outcome, Refused, Unreachable
+from agent.drivers.schedulers._batch import IN_FLIGHT
 from agent.drivers.schedulers._kube_records import Listed
 from agent.drivers.schedulers._slurm_link import read_token
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from kubernetes_asyncio.client import ApiClient
 
 R = TypeVar("R")
-IN_FLIGHT: Final = 16
 PAGE: Final = 500
 MAX_PAGES: Final = 40
 MAX_ANSWER_BYTES: Final = 64 * 1_048_576

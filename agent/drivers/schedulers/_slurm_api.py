@@ -18,6 +18,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from agent.drivers.base import Applied, Failure, Outcome, Refused, Unreachable
+from agent.drivers.schedulers._batch import IN_FLIGHT
 from agent.drivers.schedulers._slurm_link import SlurmLink, Tables, read_token
 from agent.drivers.schedulers._slurm_records import Answer, JobsAnswer, NodesAnswer, PartitionsAnswer
 from contract.clock import Clock
@@ -25,8 +26,6 @@ from contract.clock import Clock
 A = TypeVar("A", bound=Answer)
 
 MAX_ANSWER_BYTES: Final = 64 * 1_048_576
-IN_FLIGHT: Final = 16
-"""Writes at once. slurmctld serves them one after another, some 500 a second, and more at once are no faster."""
 GONE: Final = Applied("no longer there")
 """The answer to a command for a job that has ended: it draws nothing."""
 

@@ -22,12 +22,13 @@ from functools import partial
 from typing import Final
 
 from agent.drivers.base import Applied, Outcome, Refused, Unreachable
+from agent.drivers.schedulers._batch import BATCH_DEADLINES
 from agent.drivers.schedulers._slurm_control import Control
 from agent.drivers.schedulers._slurm_facts import jobs_of, may_requeue
 from agent.drivers.schedulers._slurm_ledger import is_job
 from agent.drivers.schedulers._slurm_link import SlurmLink
 from agent.drivers.schedulers._slurm_options import SlurmOptions
-from agent.drivers.schedulers._slurm_partition import BATCH_DEADLINES, FEW, SlurmPartition, worst
+from agent.drivers.schedulers._slurm_partition import FEW, SlurmPartition, worst
 from agent.drivers.schedulers._slurm_records import SlurmJob
 from agent.drivers.schedulers._slurm_steps import StepSignals
 from contract.clock import Clock

@@ -21,7 +21,8 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from agent.drivers.base import Applied, Failure, Outcome, PartitionFacts, Refused, Unreachable
-from agent.drivers.schedulers._slurm_api import GONE, IN_FLIGHT
+from agent.drivers.schedulers._batch import bounded, each
+from agent.drivers.schedulers._slurm_api import GONE
 from agent.drivers.schedulers._slurm_facts import SIGNALING, Site, is_live, jobs_of, partition_facts, stopped_by_others
 from agent.drivers.schedulers._slurm_ledger import Ledger, is_job
 from agent.drivers.schedulers._slurm_link import SlurmLink
@@ -34,8 +35,6 @@ from contract.clock import Clock
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
-BATCH_DEADLINES: Final = 3
-"""A command for many jobs ends within so many deadlines; what it did not come to is answered as unreachable."""
 MAX_LIMITS: Final = 64
 """Time limits set after one reading."""
 MAX_SAID: Final = 50
@@ -303,21 +302,7 @@ class SlurmPartition:
         return await self._steps.send(signal, jobs, token, how="--full" if full else None)
 
     async def _each(self, jobs: Iterable[str], act: Callable[[str], Awaitable[Outcome]]) -> dict[str, Outcome]:
-        """One command per job, a bounded number at once, each within the deadline and all within a few of them."""
-        gate = asyncio.Semaphore(IN_FLIGHT)
-        outcomes: dict[str, Outcome] = dict.fromkeys(jobs, _LATE)
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + (BATCH_DEADLINES - 1) * self._deadline_s
-
-        async def one(job: str) -> None:
-            async with gate:
-                if loop.time() < end_s + self._deadline_s:
-                    outcomes[job] = await self._bounded(act(job), min(loop.time(), end_s) + self._deadline_s)
-
-        async with asyncio.TaskGroup() as group:
-            for job in outcomes:
-                group.create_task(one(job))
-        return outcomes
+        return await each(jobs, act, self._deadline_s, _LATE)
 
     async def _keep_up(self, mine: Sequence[SlurmJob]) -> None:
         """What is left to do of earlier commands. What there is no time for, the next reading does."""
@@ -370,11 +355,7 @@ class SlurmPartition:
         return listing
 
     async def _bounded(self, work: Awaitable[T], by_s: float) -> T | Unreachable:
-        try:
-            async with asyncio.timeout_at(by_s):
-                return await work
-        except TimeoutError:
-            return _LATE
+        return await bounded(work, by_s, _LATE)
 
     def _open(self) -> SlurmLink:
         if self._link is None:

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from agent.drivers.base import Applied, Failure, Outcome, PartitionFacts, Refused, Unreachable
+from agent.drivers.schedulers._batch import BATCH_DEADLINES, bounded, each
 from agent.drivers.schedulers._kube_changes import (
     GONE,
     HOLD,
@@ -64,9 +65,6 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 O = TypeVar("O", KubeJob, Node, Queue, Workload)  # noqa: E741  an object
 
-IN_FLIGHT: Final = 16
-BATCH_DEADLINES: Final = 3
-"""A command for many objects ends within so many deadlines; what it did not come to is answered as unreachable."""
 CONFLICTS_MAX: Final = 3
 """Looks at an object that others keep changing, before it is left for the next statement."""
 MAX_SAID: Final = 50
@@ -306,28 +304,10 @@ class KubernetesPartition:
         return GONE if not isinstance(answer, Unreachable) and answer.status == 404 else outcome_of(answer)
 
     async def _each(self, keys: Sequence[str], act: Callable[[str], Awaitable[Outcome]]) -> dict[str, Outcome]:
-        """One command per object, a bounded number at once, each within the deadline and all within a few of them."""
-        gate = asyncio.Semaphore(IN_FLIGHT)
-        outcomes: dict[str, Outcome] = dict.fromkeys(keys, _LATE)
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + (BATCH_DEADLINES - 1) * self._deadline_s
-
-        async def one(key: str) -> None:
-            async with gate:
-                if loop.time() < end_s + self._deadline_s:
-                    outcomes[key] = await self._bounded(act(key), min(loop.time(), end_s) + self._deadline_s)
-
-        async with asyncio.TaskGroup() as group:
-            for key in outcomes:
-                group.create_task(one(key))
-        return outcomes
+        return await each(keys, act, self._deadline_s, _LATE)
 
     async def _bounded(self, work: Awaitable[T], by_s: float) -> T | Unreachable:
-        try:
-            async with asyncio.timeout_at(by_s):
-                return await work
-        except TimeoutError:
-            return _LATE
+        return await bounded(work, by_s, _LATE)
 
     def _open(self) -> KubeLink:
         if self._link is None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.drivers.base import Applied, Failure, Refused, Unreachable
-from agent.drivers.schedulers._slurm_partition import BATCH_DEADLINES, SlurmPartition
+from agent.drivers.schedulers._batch import BATCH_DEADLINES
+from agent.drivers.schedulers._slurm_partition import SlurmPartition
 from sim.devices.slurmrestd import SlurmFault, SlurmRestServer
 from sim.jobs import JobPhase
 from sim.partition import HpcPartition, PartitionPlan
