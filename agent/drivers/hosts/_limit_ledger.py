@@ -6,6 +6,7 @@ the new "as found".
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final
@@ -95,3 +96,23 @@ class LimitLedger:
             return
         self.found_w, self.found, self.ours_w = saved.found_w, dict(saved.found), saved.ours_w
         self.in_doubt = saved.in_doubt
+
+
+class KeepsLimit:
+    """What every driver that limits a host keeps: the ledger, persisted as its `memory`, and one change at a time."""
+
+    def __init__(self) -> None:
+        self._ledger = LimitLedger()
+        self._one_change = asyncio.Lock()
+
+    @property
+    def memory(self) -> dict[str, str]:
+        return self._ledger.save()
+
+    @memory.setter
+    def memory(self, saved: dict[str, str]) -> None:
+        self._ledger.load(saved)
+
+    @property
+    def limit_is_ours(self) -> bool:
+        return self._ledger.holds

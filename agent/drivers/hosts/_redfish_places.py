@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.drivers.base import Failure, Unreachable
-from agent.drivers.hosts._redfish_http import ROOT, Answer, Gone, RedfishLink, is_path
+from agent.drivers.hosts._service_link import ROOT, Answer, Gone, ServiceLink, is_path
 from agent.drivers.hosts._values import Json, listed, table, text
 
 MAX_MEMBERS: Final = 64
@@ -52,7 +52,7 @@ class _Seen:
 class Finder:
     """Finds them for one system. `system` and `chassis` are Ids from the config; None for the only, or the best."""
 
-    link: RedfishLink
+    link: ServiceLink
     system: str | None
     chassis: str | None
     _system: str | None = None

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agent.drivers.base import Applied, Failure, Outcome, Refused, Unreachable
 from agent.drivers.hosts._gpu_share import Bounds, shared_mw
-from agent.drivers.hosts._limit_ledger import LimitLedger
-from agent.drivers.hosts._redfish_http import Access, Answer, RedfishLink
+from agent.drivers.hosts._limit_ledger import KeepsLimit
+from agent.drivers.hosts._service_link import Access, Answer, ServiceLink
 from agent.drivers.hosts.host import HostReading, HostState
 from contract.clock import Clock
 
@@ -91,7 +91,7 @@ class GpuHost:
 
     def __init__(self, url: str, options: GpuHelperOptions, *, deadline_s: float) -> None:
         # Requests, bounds, TLS and failures are those of any JSON service; the token goes with each request.
-        self._link = RedfishLink(
+        self._link = ServiceLink(
             Access(url=url, auth="none", ca=options.ca, fingerprint=options.fingerprint, verify_tls=options.verify_tls)
         )
         self._token_file = options.token_file
@@ -145,25 +145,12 @@ class GpuHost:
         return asyncio.get_running_loop().time() + self._deadline_s
 
 
-class LimitedGpuHost(GpuHost):
+class LimitedGpuHost(GpuHost, KeepsLimit):
     """Implements `LimitsPower` besides."""
 
     def __init__(self, url: str, options: GpuHelperOptions, *, deadline_s: float) -> None:
-        super().__init__(url, options, deadline_s=deadline_s)
-        self._ledger = LimitLedger()
-        self._one_change = asyncio.Lock()
-
-    @property
-    def memory(self) -> dict[str, str]:
-        return self._ledger.save()
-
-    @memory.setter
-    def memory(self, saved: dict[str, str]) -> None:
-        self._ledger.load(saved)
-
-    @property
-    def limit_is_ours(self) -> bool:
-        return self._ledger.holds
+        GpuHost.__init__(self, url, options, deadline_s=deadline_s)
+        KeepsLimit.__init__(self)
 
     async def set_limit_w(self, power_w: int) -> Outcome:
         until_s = self._until()

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.drivers.base import Applied, Failure, Outcome, Refused, Unreachable
-from agent.drivers.hosts._limit_ledger import LimitLedger
-from agent.drivers.hosts._redfish_http import Access, Answer, Gone, RedfishLink
+from agent.drivers.hosts._limit_ledger import KeepsLimit
 from agent.drivers.hosts._redfish_limit import Limit, limit_of
 from agent.drivers.hosts._redfish_places import Finder, Places, control
+from agent.drivers.hosts._service_link import Access, Answer, Gone, ServiceLink
 from agent.drivers.hosts._values import MAX_HOST_W, Json, listed, table, text, watts
 from agent.drivers.hosts.host import HostReading, HostState
 from contract.clock import Clock
@@ -103,7 +103,7 @@ class RedfishHost:
         )
         self._options = options
         self._deadline_s = deadline_s
-        self._link = RedfishLink(access)
+        self._link = ServiceLink(access)
         self._finder = Finder(self._link, options.system, options.chassis)
 
     async def read(self) -> HostReading | Unreachable:
@@ -152,25 +152,12 @@ class RedfishHost:
         return (least, most) if (least, most) != (0, MAX_HOST_W) and least <= most else None
 
 
-class LimitedRedfish(RedfishHost):
+class LimitedRedfish(RedfishHost, KeepsLimit):
     """Implements `LimitsPower` besides."""
 
     def __init__(self, url: str, options: RedfishOptions, *, deadline_s: float) -> None:
-        super().__init__(url, options, deadline_s=deadline_s)
-        self._ledger = LimitLedger()
-        self._one_change = asyncio.Lock()
-
-    @property
-    def memory(self) -> dict[str, str]:
-        return self._ledger.save()
-
-    @memory.setter
-    def memory(self, saved: dict[str, str]) -> None:
-        self._ledger.load(saved)
-
-    @property
-    def limit_is_ours(self) -> bool:
-        return self._ledger.holds
+        RedfishHost.__init__(self, url, options, deadline_s=deadline_s)
+        KeepsLimit.__init__(self)
 
     async def set_limit_w(self, power_w: int) -> Outcome:
         until_s = self._until()

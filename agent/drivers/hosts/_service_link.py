@@ -1,4 +1,5 @@
-"""One Redfish service over HTTP: login, one request and its answer, all within the caller's deadline.
+"""One JSON service of a host over HTTP: login, one request and its answer, all within the caller's deadline. A BMC's
+Redfish service, or the GPU helper, which is asked with `auth="none"` and a header of the caller's own.
 
 Source: DMTF DSP0266. A session's token is asked for when first needed and renewed once where the service no longer
 takes it; a BMC has few sessions (16 is usual), so `close` gives it back. No redirect is followed, and nothing but a
@@ -86,7 +87,7 @@ class Gone(Unreachable):
 
 
 @dataclass(slots=True)
-class RedfishLink:
+class ServiceLink:
     """One service. Nothing raises for what it does. `until_s` is an instant of the running loop's time."""
 
     access: Access
