@@ -68,6 +68,19 @@ def test_everything_the_package_holds_is_in_the_repository_or_staged_by_its_scri
         assert run("sh", "-n", script).returncode == 0
 
 
+def test_the_package_brings_every_unit_with_the_program_that_it_starts() -> None:
+    package: dict[str, Any] = yaml.safe_load((DEPLOY / "packaging/nfpm.yaml").read_text())
+    held = {item["dst"] for item in package["contents"]}
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    built = (DEPLOY / "packaging/build-deb").read_text()
+    for unit in (DEPLOY / "systemd").glob("*.service"):
+        assert f"/usr/lib/systemd/system/{unit.name}" in held
+        program = f"/opt/wattshift/bin/{unit.stem}"
+        assert program in held
+        assert f"ExecStart={program} " in unit.read_text()
+        assert f"{unit.stem}={scripts[unit.stem].partition(':')[0]}" in built
+
+
 def test_scripts_are_sound_shell() -> None:
     names = ("install-test-packages", "packaging/build-deb", "boot/boot-test", "boot/check", "image-test")
     for script in (DEPLOY / name for name in names):
