@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from agent.answers import Bands, ReceiptBook
 from agent.bank import Survey
@@ -24,22 +24,20 @@ from agent.config import AgentConfig
 from agent.guard import admit, adopt, mode_of, set_local, step
 from agent.guard_model import BankFacts, Facts, GuardPlan, GuardState, Verdict
 from agent.keeper import Keeper
+from agent.link import SiteLink
 from agent.measure import Measure, Measurer
 from agent.persist import Now, restore_guard, restore_machinery
-from agent.report import SentReports, build_report
+from agent.report import build_report
+from agent.rounds import gauge_round, poll_round
 from agent.stall import Stall
 from agent.state import StateStore
 from agent.together import run_together
 from agent.twin import TwinWatch
-from contract.bus import Bus, Inbound, Will
+from contract.bus import Bus
 from contract.clock import Clock
-from contract.messages import Mode, Order, Receipt, Status, WireError, decode, encode
-from contract.topics import site_topic
+from contract.messages import Mode, Order
 
 _LOG = logging.getLogger(__name__)
-POLL_SLICES: Final = 50
-"""A cycle of readings is spread over so many slices, so that an order never waits behind a burst of them."""
-SLICE_DEVICES: Final = 20
 JOBS_TOLD: Final = 2_500
 """Jobs in one report: about half of what one message may hold."""
 TURN_DEVICES: Final = 500
@@ -69,7 +67,7 @@ class SiteAgent:
     ) -> None:
         self.config = config
         self.plan: GuardPlan = guard_plan(config)
-        self._bus, self._clock, self._rng, self._store = bus, clock, rng, state
+        self._clock, self._rng, self._store = clock, rng, state
         self._on_tick = on_tick
         loaded = state.load()
         saved_boot_ms = loaded.state.boot_ms if loaded.state is not None else 0
@@ -88,12 +86,19 @@ class SiteAgent:
         self._guard = restore_guard(self.plan, loaded, self._now())
         self._found_as_is = loaded.state is None and not loaded.corrupt
         self.plate = nameplate(config, self.boot)
+        self.link = SiteLink(
+            self.plate,
+            self.boot,
+            bus=bus,
+            clock=clock,
+            on_order=self._on_order,
+            on_yield=self._on_yield,
+            on_up=self._report_soon,
+        )
         self._measurer = Measurer(config, self.plan, self.machinery.gauges.by_name)
         start_delays_ms = [bank.start_delay_ms for bank in config.banks.values()]
         bands = Bands(config.tolerance, config.timing)
         self.book = ReceiptBook(config.site.id, self.boot, self.plan.banks, start_delays_ms, bands)
-        self.sent = SentReports()
-        self.twin = TwinWatch(config.site.id, self.boot, clock)
         self._surveys: list[Survey] = [bank.survey(clock.mono_ms()) for bank in self.machinery.banks]
         self._measure: Measure = self._measurer.measure(self._surveys, clock.mono_ms())
         self._verdict: Verdict = self._step()
@@ -102,15 +107,11 @@ class SiteAgent:
         self._report_due_ms = clock.mono_ms()
         self._sighted = False
         self._started_ms: int | None = None
-        self._ending = False
         self._dies = False
         self.ticked_ms: int | None = None
         self.late_ms = 0
         """How late the last control step began."""
         self._stall = Stall(STALL_PERIODS * config.timing.guard_every_ms, config.timing.device_stale_ms)
-        self.events: Counter[tuple[str, str]] = Counter()
-        """Orders, messages and losses of the link, by what became of them."""
-        self._logged: set[str] = set()
 
     # what others may read
 
@@ -149,7 +150,17 @@ class SiteAgent:
 
     @property
     def bus(self) -> Bus:
-        return self._bus
+        return self.link.bus
+
+    @property
+    def twin(self) -> TwinWatch:
+        """Another agent of this site, if there is one."""
+        return self.link.twin
+
+    @property
+    def events(self) -> Counter[tuple[str, str]]:
+        """Orders, messages and losses of the link, by what became of them."""
+        return self.link.events
 
     @property
     def saves(self) -> Mapping[str, int]:
@@ -165,13 +176,13 @@ class SiteAgent:
         now_ms = self._clock.mono_ms()
         age_ms = None if self.ticked_ms is None else now_ms - self.ticked_ms
         ticking = age_ms is not None and age_ms <= TICKS_LATE * self.config.timing.guard_every_ms
-        return ticking and self.twin.master is None, {
+        return ticking and self.link.speaks, {
             "site": self.config.site.id,
             "boot": self.boot,
             "ticking": ticking,
             "tick_age_ms": age_ms,
             "mode": str(self.mode),
-            "broker": self._bus.connected,
+            "broker": self.bus.connected,
             "twin": self.twin.master,
             "state_save_failures": self._store.failures,
             "driver_faults": self.machinery.contain.faults,
@@ -203,14 +214,12 @@ class SiteAgent:
 
     async def run(self) -> None:
         """Run until cancelled, then end cleanly: banks to their fail-safe if so configured, and an `offline` said."""
-        will = Will(self._topic("status"), self._status(online=False))
-        subscriptions = [self._topic("order"), self._topic("status")]
         self._started_ms = self._report_due_ms = self._clock.mono_ms()
         jobs = [
-            self._bus.run(subscriptions, self._on_message, self._on_up, self._on_down, will=will),
+            self.link.run(),
             self._control_loop(),
-            self._poll_loop(),
-            self._gauge_loop(),
+            poll_round(self.machinery, self._clock, self.config.timing.poll_every_ms),
+            gauge_round(self.machinery, self._clock, self.config.timing.meter_every_ms),
             *(bank.run() for bank in self.machinery.hpc_banks),
         ]
         try:
@@ -283,30 +292,11 @@ class SiteAgent:
             if self._found_as_is:
                 self._guard = adopt(self.plan, self._guard, self._measure.facts, now_ms)
 
-    async def _poll_loop(self) -> None:
-        """Read every device once a cycle, a slice at a time; the first cycle at once."""
-        devices, fleet, cycle_ms = self.machinery.devices, self.machinery.fleet, self.config.timing.poll_every_ms
-        fleet.poll(devices)
-        slices = max(1, min(POLL_SLICES, len(devices) // SLICE_DEVICES))
-        for bank in self.machinery.hpc_banks:
-            bank.look()
-        while True:
-            for index in range(slices):
-                await self._clock.sleep_ms(cycle_ms // slices)
-                fleet.poll(devices[len(devices) * index // slices : len(devices) * (index + 1) // slices])
-            for bank in self.machinery.hpc_banks:
-                bank.look()
-
-    async def _gauge_loop(self) -> None:
-        while True:
-            self.machinery.gauges.tick()
-            await self._clock.sleep_ms(self.config.timing.meter_every_ms)
-
     async def _end(self) -> None:
         """A clean end, while everything still runs."""
         if self._dies:
             return
-        self._ending = True
+        self.link.ending = True
         if self.config.fail_safe.on_end == "fail_safe" and not self._guard.local:
             self._guard = replace(self._guard, lease_until_ms=None, hold_until_ms=None)
             self._obey()
@@ -315,9 +305,9 @@ class SiteAgent:
                     while not self._settled():
                         await self._clock.sleep_ms(20)
         await self.machinery.close()
-        if self.twin.master is None:
+        if self.link.speaks:
             self._report(self._clock.mono_ms())
-            self._bus.publish(self._topic("status"), self._status(online=False), retain=True)
+            self.link.leave()
 
     def _settled(self) -> bool:
         return self.machinery.fleet.idle and all(bank.settled for bank in self.machinery.hpc_banks)
@@ -375,34 +365,24 @@ class SiteAgent:
 
         return replace(measured, banks=tuple(told(place, seen) for place, seen in enumerate(measured.banks)))
 
-    # messages in
-
-    def _on_message(self, message: Inbound) -> None:
-        try:
-            if message.topic == self._topic("order"):
-                self._on_order(decode(Order, message.payload))
-            elif message.topic == self._topic("status"):
-                self._on_status(decode(Status, message.payload), retained=message.retained)
-        except WireError as error:
-            self.events["message", error.code] += 1
-            self._log_once(f"message {error.code}", "a message on %s is refused: %s", message.topic, error)
+    # what the link brings, and what goes out
 
     def _on_order(self, order: Order) -> None:
         """Judge an order and, where it may act, act at once."""
-        if self._ending:
+        if self.link.ending:
             self.events["order", "ending"] += 1
             return
         now_ms = self._clock.mono_ms()
-        basis_ms = self.sent.sent_ms(order.based_on_seq) if order.based_on_boot == self.boot else None
+        basis_ms = self.link.sent.sent_ms(order.based_on_seq) if order.based_on_boot == self.boot else None
         self._guard, admission = admit(self.plan, self._guard, order, basis_ms, now_ms)
         if admission.duplicate:
             self.events["order", "duplicate"] += 1
-            self._publish_receipt(self.book.now())
+            self.link.answer(self.book.now())
             return
         if not admission.accepted:
             self.events["order", str(admission.reason)] += 1
-            if self.twin.master is None:
-                self._publish_receipt(self.book.refuse(order, admission))
+            if self.link.speaks:
+                self.link.answer(self.book.refuse(order, admission))
             return
         self.events["order", "accepted"] += 1
         self._order = order
@@ -410,31 +390,18 @@ class SiteAgent:
             bank.new_order(order)
         self._obey()
         self.book.begin(order, self._verdict, now_ms)
-        self._publish_receipt(self.book.now())
+        self.link.answer(self.book.now())
         self._report_due_ms = min(self._report_due_ms, now_ms + self._report_every_ms)
         self._keeper.touch()
 
-    def _on_status(self, status: Status, *, retained: bool) -> None:
-        """Another agent of this site, or what the broker keeps of an earlier one."""
-        was = self.twin.master
-        speak = self.twin.heard(status, retained=retained)
-        if self.twin.master != was:
-            self._guard = replace(
-                self._guard, yielded=self.twin.master is not None, lease_until_ms=None, hold_until_ms=None
-            )
-            self.book.close()
-            self._obey()
-        if speak and not self._ending:
-            self._announce()
+    def _on_yield(self) -> None:
+        """Another agent begins, or ceases, to speak for this site."""
+        self._guard = replace(self._guard, yielded=not self.link.speaks, lease_until_ms=None, hold_until_ms=None)
+        self.book.close()
+        self._obey()
 
-    def _on_up(self) -> None:
-        if self.twin.master is None and not self._ending:
-            self._announce()
-            self._report_due_ms = self._clock.mono_ms()
-
-    def _on_down(self, reason: str) -> None:
-        self.events["link", "lost"] += 1
-        _LOG.info("%s: broker lost: %s", self.config.site.id, reason)
+    def _report_soon(self) -> None:
+        self._report_due_ms = self._clock.mono_ms()
 
     def _on_gauge(self) -> None:
         """A meter was read: where a receipt waits for power, look at once rather than at the next tick."""
@@ -446,34 +413,23 @@ class SiteAgent:
         """A partition was looked at or acted upon."""
         self._keeper.partitions_changed()
 
-    # messages out
-
-    def _announce(self) -> None:
-        self._bus.publish(self._topic("status"), self._status(online=True), retain=True)
-        self._bus.publish(self._topic("nameplate"), encode(self.plate), retain=True)
-
     def _answer(self) -> None:
         """A receipt where a bank's part of the order has changed."""
         first_commands = [bank.first_command_ms for bank in self.machinery.banks]
         now_ms = self._clock.mono_ms()
-        self._publish_receipt(self.book.look(self._verdict, self._measure.banks, first_commands, now_ms))
-
-    def _publish_receipt(self, receipt: Receipt | None) -> None:
-        if receipt is not None and self.twin.master is None:
-            self._bus.publish(self._topic("receipt"), encode(receipt))
+        self.link.answer(self.book.look(self._verdict, self._measure.banks, first_commands, now_ms))
 
     def _report(self, now_ms: int) -> None:
         self._report_due_ms = max(self._report_due_ms + self._report_every_ms, now_ms)
-        if self.twin.master is not None:
+        if not self.link.speaks:
             return
-        seq = self.sent.next_seq
         hpc_banks = self.machinery.hpc_banks
         jobs_max = JOBS_TOLD // max(len(hpc_banks), 1)
         partitions = [reading for bank in hpc_banks if (reading := bank.reading(now_ms, jobs_max)) is not None]
         report = build_report(
             site=self.config.site.id,
             boot=self.boot,
-            seq=seq,
+            seq=self.link.sent.next_seq,
             wall_ms=self._clock.wall_ms(),
             feeder_ids=self.plan.tree.ids,
             limits=self.plan.banks,
@@ -483,8 +439,7 @@ class SiteAgent:
             partitions=partitions,
             now_ms=now_ms,
         )
-        if self._bus.publish(self._topic("report"), encode(report)):
-            self.sent.note(seq, now_ms)
+        self.link.report(report, now_ms)
 
     @property
     def _report_every_ms(self) -> int:
@@ -497,14 +452,3 @@ class SiteAgent:
 
     def _now(self) -> Now:
         return Now(self._clock.wall_ms(), self._clock.mono_ms())
-
-    def _topic(self, kind: Any) -> str:
-        return site_topic(self.config.site.id, kind)
-
-    def _status(self, *, online: bool) -> bytes:
-        return encode(Status(site=self.config.site.id, boot=self.boot, online=online))
-
-    def _log_once(self, key: str, text: str, *args: object) -> None:
-        if key not in self._logged:
-            self._logged.add(key)
-            _LOG.warning(text + "; further ones are only counted", *args)
