@@ -25,6 +25,8 @@ HUBER_DOWN: Final = 0.5
 """Standard deviations above and below what is expected beyond which a reading counts less, so that no single one moves
 much. A job that starts, ends or waits for its files draws less for a while; only what lasts is learned."""
 LEAST_READINGS: Final = 20
+SURE: Final = 1e-12
+"""A variance that counts as none."""
 KEPT_S: Final = 7 * 24 * 3_600
 """What was learned longer ago is not used any more."""
 _KEY: Final = "node_power"
@@ -81,11 +83,11 @@ class NodePower:
         weight = min(1.0, most_w / abs(off_w)) if off_w else 1.0
         variance = expected_var + noise_w**2 * (1.0 / weight - 1.0)
         gain = [weight * share / variance for share in spread]
-        self._mean = self._bounded([mean + part * off_w for mean, part in zip(self._mean, gain, strict=True)])
         self._cov = [
             [self._cov[row][col] - weight * spread[row] * spread[col] / variance for col in range(3)]
             for row in range(3)
         ]
+        self._mean = self._within([mean + part * off_w for mean, part in zip(self._mean, gain, strict=True)])
         self._readings += 1
         self._at_s = now_s
 
@@ -132,6 +134,37 @@ class NodePower:
                     self._cov[place][other] = self._cov[other][place] = 0.0
             self._cov[place][place] = min(grown, self._first[place])
 
+    def _within(self, mean: list[float]) -> list[float]:
+        """The likeliest figures within their bounds. What one of them cannot take, the others are told of: cut off by
+        itself, a share that meets its bound would leave the idle watts lowered for a rise that it did not make, and
+        each reading above the nameplate would teach less than is drawn."""
+        held: dict[int, float] = {}
+        found = mean
+        while len(held) < len(mean):
+            bounded = self._bounded(found)
+            beyond = {at: bound for at, bound in enumerate(bounded) if at not in held and bound != found[at]}
+            if not beyond:
+                break
+            held |= beyond
+            found = _given(mean, self._cov, held)
+        return self._bounded(found)
+
     def _bounded(self, mean: list[float]) -> list[float]:
         """Never above the nameplate, by which the controller plans: what is drawn beyond that, a meter shows."""
         return [min(max(mean[0], 0.0), float(self._idle_w)), *(min(max(share, 0.0), 1.0) for share in mean[1:])]
+
+
+def _given(mean: list[float], cov: _Matrix, held: Mapping[int, float]) -> list[float]:
+    """A normal's mean where some of its figures are known: those told one after another, each of the rest moves by
+    what it goes along with them."""
+    mean, cov = list(mean), [list(row) for row in cov]
+    for place, value in held.items():
+        if cov[place][place] <= SURE:
+            mean[place] = value
+            continue
+        share = [row[place] / cov[place][place] for row in cov]
+        off = value - mean[place]
+        mean = [figure + part * off for figure, part in zip(mean, share, strict=True)]
+        cov = [[cov[row][col] - share[row] * cov[place][col] for col in range(len(mean))] for row in range(len(mean))]
+        mean[place] = value
+    return mean

@@ -109,6 +109,16 @@ def test_a_memory_out_of_bounds_is_forgotten() -> None:
     assert power.learned(6_000).readings == 0
 
 
+def test_nodes_that_draw_more_than_their_nameplate_says_lower_no_figure_of_it() -> None:
+    """As frozen jobs do, which keep some power: the excess goes to neither figure, at one load or at several."""
+    power = NodePower(RATED_W, IDLE_W)
+    for number in range(200):
+        busy_w = (0.25, 0.25, 0.6)[number // 70] * ABOVE_W
+        power.learn(IDLE_W + busy_w + 100.0, busy_w, 0.0, 5 * number)
+        learned = power.learned(5 * number)
+        assert (learned.idle_w, learned.busy_milli) == (IDLE_W, 1_000)
+
+
 @given(
     readings=st.lists(
         st.tuples(
