@@ -35,7 +35,8 @@ from agent.drivers.base import (
 from agent.guard_model import BankHold
 from agent.job_ladder import Aim, Doings, Ladder, Moves, Nodes, below_idle, draw_w, plan_moves
 from agent.node_power import Learned
-from agent.partition_hands import ADMISSION, Hands
+from agent.partition_claims import Claims
+from agent.partition_hands import ADMISSION, BECOMES, NODE, Hands, items_of, of_nodes, one_for_all
 from agent.partition_hosts import PartitionHosts
 from agent.partition_power import PartitionPower
 from contract.clock import Clock
@@ -49,8 +50,6 @@ READS_MAX: Final = 3
 """Readings in a row, where each was overtaken by a command of ours."""
 BATCH_DEADLINES: Final = 4
 """Deadlines that an operation on many jobs may take; the driver works on several at once."""
-ATTEMPT_MS: Final = 60_000
-"""How long a freeze whose answer was lost may still turn out to have been ours."""
 CONTRADICTS: Final = 0.05
 """Of the account, by which a settled meter must be above it to say that what was learned is wrong."""
 _SHOWN: Final = frozenset({"freeze", "requeue", "power_down", "thaw", "power_up", "admit"})
@@ -79,10 +78,7 @@ class HpcBank:
         self.name = name
         self.partition = partition
         self.first_command_ms: int | None = None
-        self.frozen: list[str] = []
-        """Jobs we froze, in that order."""
-        self.admission_closed = False
-        """Whether it is we who keep jobs from starting, on all nodes or on some."""
+        self.claims = Claims()
         if isinstance(partition, NodePower):
             nodes = replace(nodes, off_w=min(partition.node_off_w, nodes.idle_w))
         self._hosts = hosts
@@ -93,11 +89,9 @@ class HpcBank:
         self._settle_ms = settle_ms
         self._deep_after_ms = deep_after_ms
         self._deep_since_ms: int | None = None
-        self._warned: dict[str, int] = {}
         self._clock = clock
         self._contain = contain
         self._on_change = on_change
-        self._attempts: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._look_due = False
         self._looking = False
@@ -183,7 +177,7 @@ class HpcBank:
     @property
     def footprint(self) -> object:
         """All of it that must survive a restart; changes when that does. What was learned is saved with the rest."""
-        return tuple(self.frozen), self.admission_closed, self._drivers_memory
+        return tuple(self.claims.frozen), self.claims.admission_closed, self._drivers_memory
 
     @property
     def _drivers_memory(self) -> dict[str, str]:
@@ -279,7 +273,6 @@ class HpcBank:
         self._failed = isinstance(facts, Unreachable)
         if not isinstance(facts, Unreachable):
             self._take(facts)
-            self.admission_closed |= facts.held_by_us  # our own state may have been lost
         self._looking = False
         self._wake.set()
         self._on_change()
@@ -305,14 +298,7 @@ class HpcBank:
         self._power.take(facts, self._caps, self._read_ms, self._clock.wall_ms() // 1_000)
         self._asserted = None
         self._hands.looked()
-        standing = {job.id for job in facts.jobs if job.state is JobState.FROZEN}
-        since_ms = self._read_ms - ATTEMPT_MS
-        self._attempts = {job: at_ms for job, at_ms in self._attempts.items() if at_ms >= since_ms}
-        self.frozen += [job for job in self._attempts if job in standing and job not in self.frozen]
-        # What has ended, or what somebody else let go on, is no longer ours to thaw.
-        self.frozen = [job for job in self.frozen if job in standing]
-        running = {job.id for job in facts.jobs if job.state is JobState.RUNNING}
-        self._warned = {job: at_ms for job, at_ms in self._warned.items() if job in running}
+        self.claims.seen(facts, self._read_ms)
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
@@ -323,14 +309,14 @@ class HpcBank:
             return
         facts, nodes = self._hands.believed(known), self._nodes
         moves = plan_moves(facts, aim, nodes, self._ladder, self._doings(facts, aim), self._excess_w(facts))
-        self._hands.wanted(_wanted(moves))
+        self._hands.wanted(items_of(moves))
         self._admit_or_close(group, facts, moves)
         self._command(group, "freeze", moves.freeze, self._freeze)
         if isinstance(self.partition, Requeues):
             self._command(group, "warn", moves.warn, self.partition.warn)
             self._command(group, "requeue", moves.requeue, self.partition.requeue)
         if isinstance(self.partition, NodePower):
-            self._command(group, "power_down", moves.power_down, self._of_nodes(self.partition.power_down), node=True)
+            self._command(group, "power_down", moves.power_down, one_for_all(self.partition.power_down), node=True)
         if self._hosts is not None:
             self._command(group, "cap", tuple(moves.cap), self._hosts.setter(moves.cap), node=True)
             self._command(group, "uncap", moves.uncap, self._hosts.clear, node=True)
@@ -341,7 +327,7 @@ class HpcBank:
         if not self._hands.has(*_RISING):
             self._command(group, "thaw", moves.thaw, self.partition.thaw)
         if isinstance(self.partition, NodePower) and not self._hands.has(*_RISING):
-            self._command(group, "power_up", moves.power_up, self._of_nodes(self.partition.power_up), node=True)
+            self._command(group, "power_up", moves.power_up, one_for_all(self.partition.power_up), node=True)
         if self._hosts is not None and not self._hands.has(*_RISING):
             self._command(group, "raise", tuple(moves.raised), self._hosts.setter(moves.raised), node=True)
 
@@ -351,22 +337,22 @@ class HpcBank:
         if wanted == self._asserted or not self._hands.free([ADMISSION]):
             return
         if not moves.admit:
-            if not facts.admitting and not self.admission_closed:
+            if not facts.admitting and not self.claims.admission_closed:
                 return
             kind, operation = "close", self.partition.set_admission(False)
         elif self._hands.has(*_RISING) or moves.thaw or moves.power_up or moves.raised:
             return
         elif moves.admit_on is None or not isinstance(self.partition, AdmitsPart):
-            if not self.admission_closed and not facts.barred:
+            if not self.claims.admission_closed and not facts.barred:
                 return
             kind, operation = "admit", self.partition.set_admission(True)
         else:
             stands = frozenset(facts.up_nodes) - facts.barred == moves.admit_on & frozenset(facts.up_nodes)
-            if not (self.admission_closed or facts.admitting) or (facts.admitting and facts.barred and stands):
+            if not (self.claims.admission_closed or facts.admitting) or (facts.admitting and facts.barred and stands):
                 return
             kind, operation = "admit", self.partition.admit_on(moves.admit_on)
         self._asserted = wanted
-        if kind == "admit" or not self.admission_closed:
+        if kind == "admit" or not self.claims.admission_closed:
             self._note_command()
         self._hands.send(
             group, kind if moves.admit_on is None or kind == "close" else "admit_on", [ADMISSION], operation
@@ -381,47 +367,24 @@ class HpcBank:
         *,
         node: bool = False,
     ) -> None:
-        keys = self._hands.free([f"{_NODE}{item}" if node else item for item in items])
+        keys = self._hands.free([f"{NODE}{item}" if node else item for item in items])
         if not keys:
             return
         if kind != "warn":
             self._note_command()
-        named = [key.removeprefix(_NODE) for key in keys]
-        self._hands.send(group, kind, keys, _prefixed(act(named)) if node else act(named))
-
-    @staticmethod
-    def _of_nodes(
-        act: Callable[[Sequence[str]], Awaitable[Outcome]],
-    ) -> Callable[[Sequence[str]], Awaitable[Mapping[str, Outcome]]]:
-        """One outcome for all as one for each."""
-
-        async def each(nodes: Sequence[str]) -> Mapping[str, Outcome]:
-            return dict.fromkeys(nodes, await act(nodes))
-
-        return each
+        named = [key.removeprefix(NODE) for key in keys]
+        self._hands.send(group, kind, keys, of_nodes(act(named)) if node else act(named))
 
     def _freeze(self, jobs: Sequence[str]) -> Awaitable[Mapping[str, Outcome]]:
-        now_ms = self._clock.mono_ms()
-        self._attempts |= dict.fromkeys(jobs, now_ms)  # also those whose answer is lost: a later look tells
+        self.claims.freezing(jobs, self._clock.mono_ms())
         return self.partition.freeze(jobs)
 
     def _ended(self, kind: str, outcomes: Mapping[str, Outcome]) -> None:
         """A command has come to its end: until the next look, believe what was applied, so as not to do it twice."""
         done = [item for item, outcome in outcomes.items() if isinstance(outcome, Applied)]
-        if kind == "freeze":
-            self._power.mark(done, JobState.FROZEN)
-            self.frozen += [job for job in done if job not in self.frozen]
-        elif kind == "thaw":  # it stays ours until a look shows it running: it may be accepted and not carried out
-            self._power.mark(done, JobState.RUNNING)
-        elif kind == "requeue":
-            self._power.mark(done, JobState.PENDING)
-        elif kind == "warn":
-            now_ms = self._clock.mono_ms()  # its notice begins when it is told, not before
-            self._warned |= dict.fromkeys(done, now_ms)
-        elif kind == "admit":
-            self.admission_closed = self.admission_closed and not done
-        elif kind in {"close", "admit_on"}:
-            self.admission_closed = True  # it may have been done in part: it is ours to undo
+        if (becomes := BECOMES.get(kind)) is not None:  # a thaw too, though it may be accepted and not carried out
+            self._power.mark(done, becomes)
+        self.claims.done(kind, done, self._clock.mono_ms())
         if kind in _SHOWN | {"admit_on"} and self._rounds < ROUNDS_MAX:
             self._rounds += 1
             self._look_due = True
@@ -438,13 +401,13 @@ class HpcBank:
         kept, warning = self._hands.kept, self._hands.under_way("warn")
         cappable: Iterable[str] = () if self._hosts is None else self._hosts.cappable(now_ms)
         return Doings(
-            frozen=self.frozen,
-            warned=dict.fromkeys(warning, now_ms) | self._warned,
+            frozen=self.claims.frozen,
+            warned={**dict.fromkeys(warning, now_ms), **self.claims.warned},
             now_ms=now_ms,
             deep=deep,
             busy=kept - warning,
             caps=self._caps,
-            cappable=frozenset(node for node in cappable if f"{_NODE}{node}" not in kept),
+            cappable=frozenset(node for node in cappable if f"{NODE}{node}" not in kept),
             steps=facts.steps and isinstance(self.partition, AdmitsPart),
         )
 
@@ -466,24 +429,3 @@ class HpcBank:
         self._power.disturbed(self._acted_ms)
         if self.first_command_ms is None:
             self.first_command_ms = self._acted_ms
-
-
-_NODE: Final = "node:"
-"""Before a node's name where jobs are named too."""
-
-
-def _wanted(moves: Moves) -> set[tuple[str, str]]:
-    """The kinds and items of a plan."""
-    jobs = {"freeze": moves.freeze, "warn": moves.warn, "requeue": moves.requeue, "thaw": moves.thaw}
-    nodes = {"cap": tuple(moves.cap), "uncap": moves.uncap, "raise": tuple(moves.raised)}
-    nodes |= {"power_down": moves.power_down, "power_up": moves.power_up}
-    kinds = ("admit", "admit_on") if moves.admit else ("close",)
-    return (
-        {(kind, job) for kind, items in jobs.items() for job in items}
-        | {(kind, f"{_NODE}{node}") for kind, items in nodes.items() for node in items}
-        | {(kind, ADMISSION) for kind in kinds}
-    )
-
-
-async def _prefixed(operation: Awaitable[Mapping[str, Outcome]]) -> Mapping[str, Outcome]:
-    return {f"{_NODE}{node}": outcome for node, outcome in (await operation).items()}

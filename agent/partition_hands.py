@@ -14,11 +14,15 @@ from typing import Final
 
 from agent.contain import Containment
 from agent.drivers.base import Outcome, PartitionFacts, Refused, Unreachable
+from agent.job_ladder import Moves
 from agent.receipts import Tally
 from contract.messages import JobState
 
 ADMISSION: Final = "admission"
-_BECOMES: Final = {"freeze": JobState.FROZEN, "thaw": JobState.RUNNING, "requeue": JobState.PENDING}
+NODE: Final = "node:"
+"""Before a node's name where jobs are named too."""
+BECOMES: Final = {"freeze": JobState.FROZEN, "thaw": JobState.RUNNING, "requeue": JobState.PENDING}
+"""What a job is believed to be once a command was applied, until the next look."""
 Done = Callable[[str, Mapping[str, Outcome]], None]
 
 
@@ -77,7 +81,7 @@ class Hands:
         """The facts with what is under way done."""
         if not self._under_way:
             return facts
-        becomes = {item: _BECOMES[kind] for item, kind in self._under_way.items() if kind in _BECOMES}
+        becomes = {item: BECOMES[kind] for item, kind in self._under_way.items() if kind in BECOMES}
         jobs = (job.model_copy(update={"state": becomes[job.id]}) if job.id in becomes else job for job in facts.jobs)
         return replace(facts, jobs=tuple(jobs)) if becomes else facts
 
@@ -112,3 +116,32 @@ class Hands:
             else:
                 self._undone.pop((kind, item), None)
         self._done(kind, outcomes)
+
+
+def items_of(moves: Moves) -> set[tuple[str, str]]:
+    """The kinds and items of a plan."""
+    jobs = {"freeze": moves.freeze, "warn": moves.warn, "requeue": moves.requeue, "thaw": moves.thaw}
+    nodes = {"cap": tuple(moves.cap), "uncap": moves.uncap, "raise": tuple(moves.raised)}
+    nodes |= {"power_down": moves.power_down, "power_up": moves.power_up}
+    kinds = ("admit", "admit_on") if moves.admit else ("close",)
+    return (
+        {(kind, job) for kind, items in jobs.items() for job in items}
+        | {(kind, f"{NODE}{node}") for kind, items in nodes.items() for node in items}
+        | {(kind, ADMISSION) for kind in kinds}
+    )
+
+
+async def of_nodes(operation: Awaitable[Mapping[str, Outcome]]) -> Mapping[str, Outcome]:
+    """The outcomes by node as outcomes by item."""
+    return {f"{NODE}{node}": outcome for node, outcome in (await operation).items()}
+
+
+def one_for_all(
+    act: Callable[[Sequence[str]], Awaitable[Outcome]],
+) -> Callable[[Sequence[str]], Awaitable[Mapping[str, Outcome]]]:
+    """One outcome for all items as one for each."""
+
+    async def each(items: Sequence[str]) -> Mapping[str, Outcome]:
+        return dict.fromkeys(items, await act(items))
+
+    return each

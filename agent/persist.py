@@ -53,8 +53,8 @@ def restore_machinery(machinery: Machinery, loaded: Loaded) -> None:
     for bank in machinery.hpc_banks:
         saved = loaded.state.banks.get(bank.name) if loaded.state is not None else None
         if saved is not None:
-            bank.frozen = list(saved.frozen)
-            bank.admission_closed = saved.admission_closed
+            bank.claims.frozen = list(saved.frozen)
+            bank.claims.admission_closed = saved.admission_closed
             if saved.memory:
                 bank.memory = saved.memory
 
@@ -72,8 +72,8 @@ def state_to_save(
             on=bank.on,
             since_wall_ms=now.wall_ms - (now.mono_ms - bank.since_ms),
             trips=tuple(SavedTrip(kind=trip.kind, detail=trip.detail) for trip in bank.trips),
-            frozen=() if own is None else tuple(own.frozen),
-            admission_closed=own is not None and own.admission_closed,
+            frozen=() if own is None else tuple(own.claims.frozen),
+            admission_closed=own is not None and own.claims.admission_closed,
             memory={} if own is None else own.memory,
         )
 

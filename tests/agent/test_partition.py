@@ -231,7 +231,7 @@ async def test_while_one_job_is_being_thawed_another_is_frozen_for_a_new_target(
     partition = Scripted(job("1"), job("2"), job("3"))
     async with running(partition) as bank:
         bank.hold(hold(400 + 1_800), None)
-        await until(lambda: partition.job("1") is JobState.FROZEN and bank.frozen == ["1"])
+        await until(lambda: partition.job("1") is JobState.FROZEN and bank.claims.frozen == ["1"])
         partition.gates["thaw"] = asyncio.Event()
         bank.hold(hold(4_000), None)
         await until(lambda: partition.named("thaw") == [("1",)])
@@ -259,14 +259,14 @@ async def test_starts_are_let_in_node_by_node_and_everywhere_when_all_fits() -> 
     async with running(partition) as bank:
         bank.hold(hold(400 + 1_800), None)
         await until(lambda: partition.named("admit_on") == [frozenset({"n1", "n2"})])
-        await until(lambda: bank.settled and bank.admission_closed)
+        await until(lambda: bank.settled and bank.claims.admission_closed)
         await asyncio.sleep(0.2)
         assert len(partition.named("admit_on")) == 1, "what stands is not told again"
         bank.hold(hold(100), None)
         await until(lambda: not partition.admitting)
         bank.hold(hold(4_000), None)
         await until(lambda: partition.admitting and not partition.barred)
-        await until(lambda: not bank.admission_closed)
+        await until(lambda: not bank.claims.admission_closed)
 
 
 async def test_nodes_are_capped_before_jobs_are_frozen_and_all_is_undone_in_reverse() -> None:
