@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from contract.units import MS_PER_HOUR
-from controller.engine.carry import EFFORT, Carry, pack, unpack
+from controller.engine.carry import EFFORT, Carry, unpack
 from controller.engine.optimiser.layout import (
     F8,
     I4,
@@ -188,21 +188,19 @@ def _owners(p: Problem) -> I4:
     return np.repeat(np.arange(len(p.units.idle_mw), dtype=np.int32), np.diff(p.units.row_from))
 
 
-def left_of(p: Problem, posed: Posed, made: Plan, units: slice, rows: slice, site: int, gap: float) -> str:
+def left_of(p: Problem, posed: Posed, made: Plan, units: slice, rows: slice, site: int, gap: float) -> Carry:
     """What the next plan begins with."""
-    return pack(
-        Carry(
-            at_ms=posed.site.at_ms,
-            gap=gap,
-            guess=min(1.0, max(0.0, float(made.duals.guess[site]))),
-            units=tuple(unit.key for unit in posed.units),
-            rows=tuple(row.key for row in posed.rows),
-            work_price=made.duals.job[units],
-            phase=made.phase[units],
-            effort=_effort(p, made, units) if posed.rows else np.zeros(made.phase[units].shape, np.uint8),
-            row_price=made.duals.row[rows],
-            price=posed.price,
-        )
+    return Carry(
+        at_ms=posed.site.at_ms,
+        gap=gap,
+        guess=min(1.0, max(0.0, float(made.duals.guess[site]))),
+        units=tuple(unit.key for unit in posed.units),
+        rows=tuple(row.key for row in posed.rows),
+        work_price=made.duals.job[units],
+        phase=made.phase[units],
+        effort=_effort(p, made, units) if posed.rows else np.zeros(made.phase[units].shape, np.uint8),
+        row_price=made.duals.row[rows],
+        price=posed.price,
     )
 
 

@@ -30,7 +30,7 @@ class Carry:
 
     at_ms: int
     gap: float
-    """How far below its bound the plan may have been, as a share of it."""
+    """How near its bound the plan stood since it was last searched for a better one, as a share of it."""
     guess: float
     """How far below the bound, as a share of it, the best value was thought to be."""
     units: tuple[str, ...]

@@ -8,6 +8,7 @@ plan is too far from its proven bound, merit order decides, and the decision say
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from contract.messages import Job, JobState
 from contract.units import MS_PER_HOUR, W_PER_MW
 from controller.engine import economics
 from controller.engine.batch import Start, begin, carried_on, from_nothing, left_of, problem
+from controller.engine.carry import Carry, pack
 from controller.engine.economics import Dispatch, Late
 from controller.engine.facts import Site, Steering
 from controller.engine.model import PlanNote
@@ -37,8 +39,9 @@ ENOUGH: Final = 1e-3
 """A plan made anew that is this near to its bound, as a share of it, is left as it is."""
 ENOUGH_WARM: Final = 4e-3
 GROWN: Final = 1.25
-"""One carried on is searched for better only where its gap is above this, and has grown by so much: the search takes
-ten times as long as all else, and where jobs come whole a gap may never close."""
+"""One carried on is searched for better only where its gap is above this, and has since the last search grown by so
+much, or by `TRUST_GAP`: the search takes ten times as long as all else, and where jobs come whole a gap may never
+close."""
 KEEP: Final = 2e-4
 """A standing plan is kept unless another earns more by this share of the bound."""
 RETRY_GAP: Final = 0.01
@@ -99,31 +102,64 @@ def _pose(site: Site, envelope: Envelope, prices: PricePaths) -> Posed | Wish | 
     return found if found.units else Wish()
 
 
+@dataclass(slots=True)
+class _Found:
+    """A plan of one site, the tightest bound that was proven for its problem, and what the two leave."""
+
+    wish: Wish
+    bound_usd: float
+    floor_usd: float
+    """The least that a gap is a share of."""
+    left: Carry
+
+    @property
+    def profit_usd(self) -> float:
+        return self.wish.profit_usd
+
+    @property
+    def gap(self) -> float:
+        return _gap(self.bound_usd, self.profit_usd, self.floor_usd)
+
+
 def _planned(posed: Sequence[tuple[int, Posed]], cases: Sequence[Case]) -> list[tuple[int, Wish | str]]:
     """Plan all of them: carry plans on; search where that leaves one further from its bound than it was; begin anew
     where there is none to carry on, or searching was of no use."""
     starts = [(place, one, begin(one)) for place, one in posed]
     warm = [(place, one, start) for place, one, start in starts if start is not None]
     cold = [(place, one) for place, one, start in starts if start is None]
-    grown = {place: max(ENOUGH_WARM, GROWN * start.carry.gap) for place, _, start in warm}
-    found: dict[int, Wish] = {}
+    stood = {place: start.carry.gap for place, _, start in warm}
+    grown = {place: max(ENOUGH_WARM, min(GROWN * gap, gap + TRUST_GAP)) for place, gap in stood.items()}
+    found: dict[int, _Found] = {}
     _keep(found, warm, _carry_on(warm))
     search = [each for each in warm if found[each[0]].gap > grown[each[0]]]
+    rests = {place: min(stood[place], found[place].gap) for place in stood.keys() - {each[0] for each in search}}
     _keep(found, search, _search(search))
     cold += [(place, one) for place, one, _ in search if found[place].gap > max(RETRY_GAP, grown[place])]
     _keep(found, cold, _anew([one for _, one in cold]))
-    sure = {place: max(TRUST_GAP, grown.get(place, 0.0)) for place, _ in posed}
-    return [(place, _checked(one, cases[place][1], found[place], sure[place])) for place, one in posed]
+    out: list[tuple[int, Wish | str]] = []
+    for place, one in posed:
+        made = found[place]
+        made.wish.gap = made.gap
+        made.wish.carry = pack(replace(made.left, gap=rests.get(place, made.gap)))
+        sure = max(TRUST_GAP, grown.get(place, 0.0))
+        out.append((place, _checked(one, cases[place][1], made.wish, sure)))
+    return out
 
 
-def _keep(found: dict[int, Wish], asked: Sequence[tuple[Any, ...]], plans: Sequence[Wish]) -> None:
-    """The better of what was found and what is new."""
-    for (place, *_), wish in zip(asked, plans, strict=True):
-        if place not in found or wish.profit_usd > found[place].profit_usd:
-            found[place] = wish
+def _keep(found: dict[int, _Found], asked: Sequence[tuple[Any, ...]], plans: Sequence[_Found]) -> None:
+    """The better of what was found and what is new, and the tighter bound of either with the prices that prove it: a
+    plan that is left with prices that no longer fit would look worse every minute, and not be looked at again."""
+    for (place, *_), new in zip(asked, plans, strict=True):
+        old = found.get(place, new)
+        best = new if new.profit_usd > old.profit_usd else old
+        tight = new if new.bound_usd < old.bound_usd else old
+        priced = replace(
+            best.left, guess=tight.left.guess, work_price=tight.left.work_price, row_price=tight.left.row_price
+        )
+        found[place] = _Found(best.wish, tight.bound_usd, best.floor_usd, priced)
 
 
-def _carry_on(starts: Sequence[tuple[int, Posed, Start]]) -> list[Wish]:
+def _carry_on(starts: Sequence[tuple[int, Posed, Start]]) -> list[_Found]:
     """The standing plan, or one placed anew at the standing prices where that is nearer to the bound by so much that a
     change can be defended. No search: this is what nearly every minute comes to."""
     if not starts:
@@ -132,13 +168,16 @@ def _carry_on(starts: Sequence[tuple[int, Posed, Start]]) -> list[Wish]:
     p = problem(sites)
     duals, before = carried_on(p, [start for _, _, start in starts])
     stands = solver.plan(p, duals, before, iterations=WARM_ITERATIONS, sweeps=0)
-    loose = np.array([_gap(p, stands, s) for s in range(len(sites))]) > ENOUGH
+    floor = np.array([_floor_usd(p, s) for s in range(len(sites))])
+    gap = [
+        _gap(float(b), float(v), float(f)) for b, v, f in zip(stands.bound_usd, stands.profit_usd, floor, strict=True)
+    ]
+    loose = np.array(gap) > ENOUGH
     if not loose.any():
         return _read(p, stands, sites)
     duals = Duals(duals.row.copy(), duals.job.copy(), duals.guess.copy())
     placed = solver.plan(p, duals, None, iterations=1, sweeps=0)
-    scale = np.array([_scale(p, stands, s) for s in range(len(sites))])
-    better = loose & (placed.profit_usd - stands.profit_usd > KEEP * scale)
+    better = loose & (placed.profit_usd - stands.profit_usd > KEEP * np.maximum(np.abs(stands.bound_usd), floor))
     unit = np.repeat(better, np.diff(p.sites.unit_from))[:, None]
     made = Plan(
         np.where(unit, placed.power_mw, stands.power_mw),
@@ -150,7 +189,7 @@ def _carry_on(starts: Sequence[tuple[int, Posed, Start]]) -> list[Wish]:
     return _read(p, made, sites)
 
 
-def _search(starts: Sequence[tuple[int, Posed, Start]]) -> list[Wish]:
+def _search(starts: Sequence[tuple[int, Posed, Start]]) -> list[_Found]:
     """The standing plan, bettered by sweeps."""
     if not starts:
         return []
@@ -161,7 +200,7 @@ def _search(starts: Sequence[tuple[int, Posed, Start]]) -> list[Wish]:
     return _read(p, made, sites)
 
 
-def _anew(sites: Sequence[Posed]) -> list[Wish]:
+def _anew(sites: Sequence[Posed]) -> list[_Found]:
     """Plans from nothing."""
     if not sites:
         return []
@@ -178,8 +217,8 @@ def _checked(one: Posed, envelope: Envelope, wish: Wish, sure_gap: float) -> Wis
     return wish if wish.profit_usd >= worth_usd - WORSE_SHARE * abs(worth_usd) else WORSE
 
 
-def _read(p: Problem, made: Plan, sites: Sequence[Posed]) -> list[Wish]:
-    """The first minute of every site's plan."""
+def _read(p: Problem, made: Plan, sites: Sequence[Posed]) -> list[_Found]:
+    """The first minute of every site's plan, and what it leaves."""
     on = made.phase != OFF
     turns = on != on[:, :1]
     turn_h = np.where(turns.any(axis=1), GRID.edge_h[turns.argmax(axis=1)], np.inf).tolist()
@@ -189,9 +228,9 @@ def _read(p: Problem, made: Plan, sites: Sequence[Posed]) -> list[Wish]:
     out, n = [], 0
     for s, one in enumerate(sites):
         units, rows = slice(*p.sites.unit_from[s : s + 2]), slice(*p.sites.row_from[s : s + 2])
-        gap = _gap(p, made, s)
-        carry = left_of(p, one, made, units, rows, s, gap)
-        wish = Wish(gap=gap, profit_usd=float(made.profit_usd[s]), carry=carry)
+        wish = Wish(profit_usd=float(made.profit_usd[s]))
+        left = left_of(p, one, made, units, rows, s, gap=0.0)
+        out.append(_Found(wish, float(made.bound_usd[s]), _floor_usd(p, s), left))
         for unit in one.units:
             until_ms = one.site.at_ms + round(turn_h[n] * MS_PER_HOUR) if turn_h[n] < np.inf else None
             if unit.job is not None:
@@ -203,7 +242,6 @@ def _read(p: Problem, made: Plan, sites: Sequence[Posed]) -> list[Wish]:
                 target_w = max(round(first_mw[n] * W_PER_MW), unit.least_w) if runs[n] else 0
                 wish.banks[unit.bank] = BankWish(target_w, unit.least_w, until_ms)
             n += 1
-        out.append(wish)
     return out
 
 
@@ -226,17 +264,17 @@ def _worth_waiting(p: Problem, made: Plan, one: Posed, n: int, *, up: bool) -> b
     return dearest - planned > one.site.params.hysteresis_usd_per_mwh * float(u.meter_share[n])
 
 
-def _gap(p: Problem, made: Plan, s: int) -> float:
-    """The certified gap as a share of the bound, or of a tenth of all that the units could earn where that is more: a
-    site that only just pays is not planned badly for a few dollars."""
-    gap = float(made.bound_usd[s] - made.profit_usd[s]) / _scale(p, made, s)
+def _gap(bound_usd: float, profit_usd: float, floor_usd: float) -> float:
+    """The certified gap as a share of the bound, or of its floor where that is more."""
+    gap = (bound_usd - profit_usd) / max(abs(bound_usd), floor_usd)
     return round(min(max(0.0, gap), GAP_MAX), 6) if np.isfinite(gap) else GAP_MAX
 
 
-def _scale(p: Problem, made: Plan, s: int) -> float:
+def _floor_usd(p: Problem, s: int) -> float:
+    """A tenth of all that the units could earn: a site that only just pays is not planned badly for a few dollars."""
     units = slice(*p.sites.unit_from[s : s + 2])
     usd_h = np.maximum(p.units.level_usd_h[units, -1], p.units.work_usd[units]).sum()
-    return max(abs(float(made.bound_usd[s])), 0.1 * float(usd_h) * float(GRID.edge_h[-1]), 1e-6)
+    return max(0.1 * float(usd_h) * float(GRID.edge_h[-1]), 1e-6)
 
 
 def _note_late(wish: Wish, one: Posed, unit: Unit, runs: NDArray[np.bool_]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
 import pytest
 
 from contract.messages import BankReading, Feeder, Job, JobState
@@ -12,7 +16,7 @@ from controller.engine.economics import dispatch
 from controller.engine.facts import digest
 from controller.engine.model import Decision, Method, Outlook, Params, Quota, SiteDecision, SiteSnapshot, Snapshot
 from controller.engine.outlook import PricePaths
-from controller.engine.pose import GRID, pose
+from controller.engine.pose import GRID, Posed, pose
 from controller.engine.rules import narrow
 from controller.engine.second import worth_of
 from controller.engine.wish import Wish
@@ -177,8 +181,12 @@ def test_a_site_too_large_to_plan_is_decided_all_the_same() -> None:
 
 def test_a_plan_that_is_worse_than_merit_order_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan gone wrong, all down at a good price and far from its bound: the second opinion finds it out."""
+    honest = planned._anew
 
-    monkeypatch.setattr(planned, "_anew", lambda sites: [Wish(gap=0.5, profit_usd=-100.0) for _ in sites])
+    def wrong(sites: Sequence[Posed]) -> list[planned._Found]:
+        return [replace(found, wish=Wish(profit_usd=-100.0)) for found in honest(sites)]
+
+    monkeypatch.setattr(planned, "_anew", wrong)
     decision = run(site(A, B, outlook=flat_outlook(40.0)))
     assert decision.plan is not None
     assert decision.plan.fallback == "plan_worse"
@@ -221,6 +229,34 @@ def test_a_plan_is_carried_on_and_the_dispatch_rests() -> None:
         assert len(decision.carry) < 4_000
         snapshot = snapshot.model_copy(update={"carry": decision.carry})
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("seed", [3, 6, 11])
+def test_a_plan_searched_for_after_the_price_has_changed_is_left_with_the_prices_that_prove_it(seed: int) -> None:
+    """Where a new plan is no better than the one carried on, its bound is: without it the gap looked many times as wide
+    from then on, and a plan that lost a fifth of its worth would not have been noticed."""
+    rng = Random(seed)
+    work = [
+        job(
+            f"j{place}",
+            mw=rng.choice((0.5, 1.0, 2.0)),
+            value=rng.uniform(60, 400),
+            state="running" if place < 3 else "pending",
+            remaining_ms=rng.randint(1, 5) * HOUR,
+            deadline_ms=AT + rng.randint(6, 20) * HOUR,
+        )
+        for place in range(8)
+    ]
+    outlook = flat_outlook(300.0, (HOUR, 60.0))
+    snapshot = site(A, B, HPC, jobs=work, limit_mw=9.0, price=300.0, readings=[off(A), off(B)], outlook=outlook)
+    for minute in range(12):
+        if minute == 5:
+            snapshot = snapshot.model_copy(update={"outlook": flat_outlook(20.0, (2 * HOUR, 60.0))})
+        decision = run(snapshot, AT + minute * MINUTE)
+        assert decision.plan is not None
+        assert decision.plan.gap is not None
+        assert decision.plan.gap < 0.02
+        snapshot = snapshot.model_copy(update={"carry": decision.carry})
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "bm90IHpsaWI=", "\u00e9", "eJwDAAAAAAE="])
