@@ -54,6 +54,11 @@ class Events:
         self.last = 0
         """The number of the newest event."""
 
+    @property
+    def before(self) -> int:
+        """The number before the oldest event that is still there."""
+        return self._ring[0].n - 1 if self._ring else self.last
+
     def publish(self, kind: str, site: str | None, text: str) -> None:
         """Add an event. `text` is one line of JSON: it takes a tenth of the room of what it tells."""
         self.last += 1

@@ -19,6 +19,7 @@ from controller.api.schemas import (
     DecisionsOut,
     DecisionsQuery,
     DoctorOut,
+    EventsQuery,
     FindingOut,
     HistoryOut,
     HistoryQuery,
@@ -198,13 +199,13 @@ class Reads:
         return answer(DoctorOut(ok=all(each.ok is not False for each in findings), findings=findings))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        asked = query(request, SiteQuery)
+        asked = query(request, EventsQuery)
         if asked.site is not None:
             reached_site(self._controller, request, asked.site)
         if self._stream.full:
             raise problem("busy", 503, f"{self._stream.clients} clients follow already", None, "[http] streams_max")
         who = request[PRINCIPAL]
-        return await self._stream.follow(request, who, asked.site, lambda: self._gate.still(request))
+        return await self._stream.follow(request, who, asked, lambda: self._gate.still(request))
 
 
 def known_override(controller: Controller, request: web.Request) -> Imposed:

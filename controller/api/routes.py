@@ -23,6 +23,7 @@ from controller.api.schemas import (
     DecisionsOut,
     DecisionsQuery,
     DoctorOut,
+    EventsQuery,
     HistoryOut,
     HistoryQuery,
     OneSiteQuery,
@@ -127,7 +128,7 @@ ROUTES: Final = (
     Route("GET", "/v1/doctor", "doctor", "What is wrong, and the fix", _V, ((200, DoctorOut),), query=SiteQuery),
     Route(
         "GET", "/v1/events", "events", "What happens, as server-sent events", _V,
-        ((200, "text/event-stream"),), query=SiteQuery, headers=("Last-Event-ID",), refuses=(503,),
+        ((200, "text/event-stream"),), query=EventsQuery, headers=("Last-Event-ID",), refuses=(503,),
     ),
 )  # fmt: skip
 

@@ -23,6 +23,11 @@ class SiteQuery(Query):
     """Only this site; without it, all that the token reaches."""
 
 
+class EventsQuery(SiteQuery):
+    recent: bool = False
+    """Begin with what is still in memory of what has happened; else with what happens from now on."""
+
+
 class OneSiteQuery(Query):
     site: Name
 

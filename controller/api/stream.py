@@ -17,6 +17,7 @@ from typing import Final
 from aiohttp import web
 
 from controller.api import views
+from controller.api.schemas import EventsQuery
 from controller.api.standing import Standing
 from controller.app import Controller
 from controller.events import Event
@@ -63,7 +64,7 @@ class Stream:
         return len(self._tasks) >= self._clients_max
 
     async def follow(
-        self, request: web.Request, who: Principal, site: str | None, still: Callable[[], bool]
+        self, request: web.Request, who: Principal, asked: EventsQuery, still: Callable[[], bool]
     ) -> web.StreamResponse:
         """Answer with events until either side ends it, or `still` says that `who` may no longer."""
         response = web.StreamResponse(
@@ -73,7 +74,7 @@ class Stream:
                 "X-Accel-Buffering": "no",
             }
         )
-        at = self._place(request.headers.get("Last-Event-ID", ""))
+        at = self._place(request.headers.get("Last-Event-ID", ""), recent=asked.recent)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  handlers run in tasks
         self._tasks.add(task)
@@ -83,7 +84,7 @@ class Stream:
                 request.transport.set_write_buffer_limits(high=_WRITE_BUFFER)
             self._look_soon()
             with contextlib.suppress(ConnectionError):
-                await self._send(response, at, who, site, still)
+                await self._send(response, at, who, asked.site, still)
         except TimeoutError:
             self.dropped += 1
             _LOG.info("events: %s stopped reading and is dropped", who.name)
@@ -146,10 +147,10 @@ class Stream:
     def _reset(self, at: int, hello: str) -> bytes:
         return Event(at, "reset", None, hello).wire(self._controller.epoch)
 
-    def _place(self, last_event_id: str) -> int | None:
-        """Where to go on; None where it must start anew. Without an id: from now."""
+    def _place(self, last_event_id: str, *, recent: bool) -> int | None:
+        """Where to go on; None where it must start anew. Without an id: from now, or with all that is still there."""
         if not last_event_id:
-            return self._controller.events.last
+            return self._controller.events.before if recent else self._controller.events.last
         epoch, _, n = last_event_id[:40].partition("-")
         if epoch != str(self._controller.epoch) or not (n.isascii() and n.isdigit()):
             return None

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Route, ex
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: install the package chromium")
 
+SHOTS = os.environ.get("WATTSHIFT_SCREENSHOTS")
 PATIENCE_MS = 60_000
 HOUR_MS = 3_600_000
 DIPS = """most_w => Math.min(...[...document.querySelectorAll(".axis table.ahead tbody td:nth-child(2)")].map(
@@ -43,7 +45,13 @@ class Demo(NamedTuple):
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Demo]:
-    command = [sys.executable, "-m", "cli.main", "demo", "--json", "--miners", "20", "--speed", "10", "--for", "8m"]
+    with running("--miners", "20", "--speed", "10", "--for", "8m") as made:
+        yield made
+
+
+@contextmanager
+def running(*options: str) -> Iterator[Demo]:
+    command = [sys.executable, "-m", "cli.main", "demo", "--json", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         out = process.stdout
@@ -144,7 +152,7 @@ def test_an_override_goes_from_click_to_confirmed_at_the_meter_and_is_revoked(pa
     dialog.get_by_label("For minutes").fill("30")
     dialog.get_by_label("Reason").fill("a fan is changed")
     dialog.get_by_role("button", name="Preview").click()
-    expect(dialog.locator(".preview")).to_contain_text("MW)", timeout=PATIENCE_MS)
+    expect(dialog.locator(".preview")).to_contain_text("kW)", timeout=PATIENCE_MS)
     dialog.get_by_role("button", name="Impose").click()
     row = page.locator(".overrides tbody tr", has_text="a fan is changed")
     expect(row).to_contain_text("1 of 1 confirmed", timeout=PATIENCE_MS)
@@ -192,6 +200,7 @@ def test_an_exception_leads_to_its_runbook_and_one_that_was_seen_is_no_alarm(bro
     with context.expect_page() as opened:
         page.get_by_role("link", name="Runbooks").click()
     expect(opened.value.locator("#wattshiftlocalcontrol")).to_be_visible()
+    page.unroute_all(behavior="ignoreErrors")
     context.close()
 
 
@@ -208,7 +217,93 @@ def test_a_job_that_will_be_late_needs_a_look(browser: Browser, demo: Demo) -> N
     page.goto(f"{demo.url}/#token={demo.token}")
     item = page.locator(".exceptions li", has_text="Job 17 (3.0 kW) will be late: it has more work left than time")
     expect(item).to_have_count(1, timeout=PATIENCE_MS)
+    page.unroute_all(behavior="ignoreErrors")
     page.close()
+
+
+def test_an_emergency_stop_waits_for_no_preview(page: Page) -> None:
+    page.get_by_role("button", name="New override").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("button", name="Impose")).to_have_count(0)
+    dialog.get_by_label("What").select_option("emergency_stop")
+    dialog.get_by_label("Of").select_option("bank:hall-b")
+    dialog.get_by_role("button", name="Impose").click()
+    expect(dialog).to_have_count(1)  # a reason is asked for all the same
+    dialog.get_by_label("Reason").fill("smoke in hall B")
+    dialog.get_by_role("button", name="Impose").click()
+    row = page.locator(".overrides tbody tr", has_text="smoke in hall B")
+    expect(row).to_contain_text("1 of 1 confirmed", timeout=PATIENCE_MS)
+    told = page.locator(".log tbody tr", has_text="smoke in hall B")
+    expect(told.first).to_contain_text("confirmed at the meter", timeout=PATIENCE_MS)
+    page.reload()
+    expect(told.first).to_contain_text("confirmed at the meter", timeout=PATIENCE_MS)  # told to who comes later too
+    page.once("dialog", lambda dialog: dialog.accept("false alarm"))
+    row.get_by_role("button", name="Revoke").click()
+    expect(row).to_have_count(0, timeout=PATIENCE_MS)
+
+
+def test_what_is_stale_is_hatched_and_said_and_so_is_a_controller_that_does_not_answer(
+    browser: Browser, demo: Demo
+) -> None:
+    page = browser.new_page()
+
+    def old(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"report_age_ms": 120_000})
+
+    page.route("**/v1/sites/brazos", old)
+    page.goto(f"{demo.url}/#token={demo.token}")
+    expect(page.locator(".axis.stale .stalenote")).to_contain_text("No fresh data", timeout=PATIENCE_MS)
+    assert "repeating-linear-gradient" in page.locator(".axis .plot").first.evaluate(
+        "node => getComputedStyle(node).backgroundImage"
+    )
+    expect(page.locator(".exceptions li", has_text="No report for 2 min")).to_have_count(1)
+    page.unroute("**/v1/sites/brazos")
+    expect(page.locator(".axis.stale")).to_have_count(0, timeout=PATIENCE_MS)
+    page.route("**/v1/**", lambda route: route.abort())
+    expect(page.get_by_role("alert")).to_contain_text("does not answer", timeout=PATIENCE_MS)
+    expect(page.locator(".strip.stale")).to_have_count(1)
+    page.unroute_all(behavior="ignoreErrors")
+    page.close()
+
+
+def test_another_site_that_needs_a_look_is_named_and_one_click_away(browser: Browser, demo: Demo) -> None:
+    page = browser.new_page()
+
+    def gone(route: Route) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        told["sites"] = [each | {"online": each["online"] and each["site"] != "pecos"} for each in told["sites"]]
+        route.fulfill(response=answer, json=told)
+
+    page.route("**/v1/sites", gone)
+    page.goto(f"{demo.url}/#token={demo.token}")
+    item = page.locator(".exceptions li", has_text="pecos: offline")
+    expect(item).to_have_count(1, timeout=PATIENCE_MS)
+    item.get_by_role("button").click()
+    expect(page.locator(".site select")).to_have_value("pecos", timeout=PATIENCE_MS)
+    page.unroute_all(behavior="ignoreErrors")
+    page.close()
+
+
+def test_all_of_it_is_done_from_the_keyboard(page: Page) -> None:
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "New override":
+            break
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    assert page.evaluate("document.activeElement.name") == "kind"
+    page.keyboard.press("h")  # Hold
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.type("from the keyboard")
+    page.keyboard.press("Enter")
+    expect(dialog.locator(".preview")).to_contain_text("Power", timeout=PATIENCE_MS)
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
 
 
 @pytest.mark.parametrize("width", [420, 900])
@@ -240,9 +335,25 @@ def test_axe_finds_nothing_in_either_colour_scheme(page: Page, scheme: str) -> N
         told = [(each["id"], [node["target"] for node in each["nodes"]]) for each in found.response["violations"]]
         assert told == []
         page.keyboard.press("Escape")
-    shots = os.environ.get("WATTSHIFT_SCREENSHOTS")
-    if shots:
-        page.screenshot(path=str(Path(shots) / f"console-{scheme}.png"))
+
+
+@pytest.mark.skipif(SHOTS is None, reason="on demand: WATTSHIFT_SCREENSHOTS=docs/img")
+def test_the_pictures_of_the_docs_are_taken_at_the_height_of_the_scarcity(browser: Browser) -> None:
+    with running("--miners", "60", "--speed", "30", "--for", "8m") as demo:
+        page = browser.new_page(viewport={"width": 1440, "height": 1180})
+        page.goto(f"{demo.url}/#token={demo.token}")
+        until = time.monotonic() + 400
+        while (ask(demo, "GET", "/v1/sites/brazos")["price_usd_per_mwh"] or 0) < 2_000:
+            assert time.monotonic() < until
+            time.sleep(2)
+        cap = {"target": {"site": "brazos"}, "kind": "cap", "value_w": 150_000, "duration_s": 3_600}
+        ask(demo, "POST", "/v1/overrides", cap | {"reason": "transformer runs hot", "ticket": "OPS-71"})
+        expect(page.locator(".overrides tbody tr")).to_contain_text("4 of 4 confirmed", timeout=PATIENCE_MS)
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+            page.wait_for_timeout(500)
+            page.screenshot(path=str(Path(SHOTS or "") / f"console-{scheme}.png"))
+        page.close()
 
 
 def test_without_a_token_there_is_a_door_and_a_wrong_one_is_told(browser: Browser, demo: Demo) -> None:

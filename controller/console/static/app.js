@@ -2,13 +2,16 @@
 
 import { html, render, useCallback, useEffect, useMemo, useRef, useState } from "./ui.js";
 import { ApiError, call, follow, forget, keep, read, token } from "./api.js";
-import { age, clock, mw, span, usd, words, DASH } from "./format.js";
+import { age, clock, mw, span, usd, words, zone, DASH } from "./format.js";
 import { TimeAxis } from "./charts.js";
 import { OverrideDialog } from "./override.js";
 
 const EVERY_MS = 2000;
 const STALE_MS = 30_000;
 const HOUR = 3_600_000;
+const TOLD_MS = 8000;
+const LOG_ROWS = 12;
+const OTHERS = 8;
 const BAD = new Set(["drifted", "unreachable", "refused", "partial"]);
 
 function App() {
@@ -96,13 +99,20 @@ function Screen({ who, onLeave }) {
     if (!current) return undefined;
     const stop = new AbortController();
     setLog([]);
-    read(`/v1/decisions?site=${current}&limit=8`).then(
-      ({ decisions }) => setLog((now) => (now.length ? now : decisions.map((d) => ({ id: d.id, at: d.at_ms, trigger: d.trigger, text: d.sentence, state: "" })))),
+    // What happened before the page was opened, as far as the controller still has it in memory, then what happens.
+    follow(`/v1/events?recent=true&site=${current}`, (kind, data) => setLog((now) => logged(now, kind, data)), stop.signal);
+    read(`/v1/decisions?site=${current}&limit=${LOG_ROWS}`).then(
+      ({ decisions }) => setLog((now) => merged(now, decisions)),
       () => {},
     );
-    follow(`/v1/events?site=${current}`, (kind, data) => setLog((now) => logged(now, kind, data)), stop.signal);
     return () => stop.abort();
   }, [current]);
+
+  useEffect(() => {
+    if (!told) return undefined;
+    const timer = setTimeout(() => setTold(""), TOLD_MS);
+    return () => clearTimeout(timer);
+  }, [told]);
 
   const now = site?.now_ms ?? Date.now();
   const alarms = useMemo(() => (site ? exceptions(site) : []), [site]);
@@ -114,40 +124,58 @@ function Screen({ who, onLeave }) {
   };
   const fresh = alarms.filter((each) => !quiet.has(each.key));
   const stale = !!lost || (site?.report_age_ms ?? Infinity) > STALE_MS;
-  const choose = (event) => {
-    sessionStorage.setItem("wattshift-site", event.currentTarget.value);
-    setChosen(event.currentTarget.value);
+  const go = (name) => {
+    sessionStorage.setItem("wattshift-site", name);
+    setChosen(name);
   };
   if (!site) return html`<p class="lonely">${lost || "No site has reported yet."}</p>`;
   const ahead = future(site, plan?.site === site.site ? plan : null, now);
+  const main = mainLimit(site);
+  const capped = { ...past, cap: past.cap.map((watts) => (watts == null ? main : Math.min(watts, main ?? watts))) };
   return html`<main>
     <h1 class="hidden">Wattshift: ${site.site}</h1>
     <header class=${stale ? "strip stale" : "strip"}>
       <label class="site"><span class="hidden">Site</span>
-        <select value=${site.site} onChange=${choose}>${sites.map((each) => html`<option key=${each.site} value=${each.site}>${each.site}${each.online ? "" : " (offline)"}</option>`)}</select></label>
+        <select value=${site.site} onChange=${(event) => go(event.currentTarget.value)}>${sites.map((each) => html`<option key=${each.site} value=${each.site}>${each.site}${trouble(each) ? ` (${trouble(each)})` : ""}</option>`)}</select></label>
       <${Mode} site=${site} />
+      <${Fact} name="Time" value=${`${clock(now).slice(0, 5)} ${zone()}`} />
       <${Fact} name="Data" value=${age(site.report_age_ms)} bad=${stale} />
       <${Headroom} site=${site} />
       <${Fact} name="Price" value=${site.price_usd_per_mwh == null ? DASH : `${usd(site.price_usd_per_mwh, 2)}/MWh`} />
       <${Fact} name="Margin" value=${site.margin_usd_per_h == null ? DASH : `${usd(site.margin_usd_per_h, Math.abs(site.margin_usd_per_h) < 100 ? 2 : 0)}/h`} />
-      <${Fact} name="Alarms" value=${fresh.length} bad=${fresh.length > 0} />
+      <${Fact} name="Unacknowledged alarms" value=${fresh.length} bad=${fresh.length > 0} />
+      <button class="main" onClick=${() => setAsking(true)}>New override</button>
       <span class="who"><a href="/runbooks" target="_blank" rel="noopener">Runbooks</a> ${who} <button class="quiet" onClick=${onLeave}>Leave</button></span>
     </header>
     ${lost && html`<p class="problem" role="alert">✕ ${lost}. Figures below are the last that were read.</p>`}
     <p class="sentence" aria-live="polite">${site.sentence}</p>
     <div class="middle">
       <div class="wide">
-        <${TimeAxis} past=${past} ahead=${ahead} now=${now} stale=${stale} />
+        <${TimeAxis} past=${capped} ahead=${ahead} now=${now} stale=${stale} />
         <${Banks} site=${site} />
       </div>
-      <${Exceptions} alarms=${alarms} fresh=${fresh} onSeen=${see} onShow=${() => see(null)} />
+      <${Exceptions} alarms=${alarms} fresh=${fresh} onSeen=${see} onShow=${() => see(null)}
+        others=${sites.filter((each) => each.site !== site.site && trouble(each))} onGo=${go} />
     </div>
-    <${Overrides} site=${site} now=${now} onNew=${() => setAsking(true)} onChanged=${refresh} onTold=${setTold} />
+    <${Overrides} site=${site} now=${now} onChanged=${refresh} onTold=${setTold} />
     <${Log} log=${log} />
     <p class="told" role="status">${told}</p>
     ${asking && html`<${OverrideDialog} site=${site} onClose=${() => setAsking(false)}
       onDone=${(done) => { setAsking(false); setTold(`Imposed ${words(done.override.kind)}; waiting for the meter.`); refresh(); }} />`}
   </main>`;
+}
+
+// Why a site that is not looked at needs a look, in few words; empty where it does not.
+function trouble(each) {
+  if (!each.online) return "offline";
+  if ((each.report_age_ms ?? Infinity) > STALE_MS) return "no fresh report";
+  if (each.mode === "fail_safe") return "fail-safe";
+  if (each.mode === "local") return "local control";
+  return each.faults.length ? words(each.faults[0]) : "";
+}
+
+function mainLimit(site) {
+  return site.feeders.find((feeder) => !feeder.parent)?.limit_w ?? null;
 }
 
 function Mode({ site }) {
@@ -162,7 +190,7 @@ function Fact({ name, value, bad }) {
 }
 
 function Headroom({ site }) {
-  const limit = site.cap_w ?? site.feeders.find((feeder) => !feeder.parent)?.limit_w;
+  const limit = site.cap_w ?? mainLimit(site);
   const share = limit ? (site.metered_w ?? 0) / limit : 0;
   const over = share > 1.01;
   const left = limit != null && site.metered_w != null ? limit - site.metered_w : null;
@@ -172,13 +200,16 @@ function Headroom({ site }) {
     <small>${left == null ? "" : left >= 0 ? `${mw(left)} free` : `${mw(-left)} over`}</small></span>`;
 }
 
-function Exceptions({ alarms, fresh, onSeen, onShow }) {
+function Exceptions({ alarms, fresh, onSeen, onShow, others, onGo }) {
   const seen = alarms.length - fresh.length;
   return html`<aside class="exceptions" aria-label="Exceptions"><h2>Needs a look</h2>
-    ${alarms.length === 0 && html`<p class="calm">Nothing. Everything does what it was told.</p>`}
+    ${alarms.length === 0 && html`<p class="calm">Nothing here. Everything does what it was told.</p>`}
     <ul>${fresh.map((each) => html`<li key=${each.key} class=${each.grave ? "grave" : ""}>
       <span>${each.grave ? "✕" : "⚠"} ${each.text}${each.book && html` <a href=${`/runbooks/Wattshift${each.book}`} target="_blank" rel="noopener" aria-label=${`what to do: ${each.text}`}>What to do</a>`}</span><button class="quiet" onClick=${() => onSeen(each.key)} aria-label=${`acknowledge: ${each.text}`}>Seen</button></li>`)}</ul>
     ${seen > 0 && html`<p class="hint">${seen} acknowledged, still so. <button class="quiet" onClick=${onShow}>Show</button></p>`}
+    ${others.length > 0 && html`<h3>Other sites</h3><ul>${others.slice(0, OTHERS).map((each) => html`<li key=${each.site} class=${each.online ? "" : "grave"}>
+      <span>⚠ ${each.site}: ${trouble(each)}</span><button class="quiet" onClick=${() => onGo(each.site)} aria-label=${`show ${each.site}`}>Show</button></li>`)}</ul>
+      ${others.length > OTHERS && html`<p class="hint">and ${others.length - OTHERS} more</p>`}`}
   </aside>`;
 }
 
@@ -198,7 +229,7 @@ function proof(bank) {
   return bank.receipt ? `${mark} ${words(bank.receipt)}` : DASH;
 }
 
-function Overrides({ site, now, onNew, onChanged, onTold }) {
+function Overrides({ site, now, onChanged, onTold }) {
   const act = (work, text) => async () => {
     try {
       await work();
@@ -224,15 +255,14 @@ function Overrides({ site, now, onNew, onChanged, onTold }) {
     `Revoked ${each.id}.`,
   );
   const left = (each) => (each.state === "scheduled" ? `begins in ${span(Date.parse(each.starts_at) - now)}` : each.ends_at ? span(Date.parse(each.ends_at) - now) : "until lifted");
-  return html`<section class="overrides" aria-label="Overrides"><div class="head"><h2>Overrides</h2>
-      <button class="main" onClick=${onNew}>New override</button></div>
+  return html`<section class="overrides" aria-label="Overrides"><h2>Overrides</h2>
     ${site.overrides.length === 0 ? html`<p class="calm">None. Wattshift decides.</p>` : html`<div class="scroll"><table>
-      <thead><tr><th>What</th><th>Of</th><th>Left</th><th>State</th><th>At the meter</th><th>Reason</th><th><span class="hidden">Actions</span></th></tr></thead>
+      <thead><tr><th>What</th><th>Of</th><th class="n">Left</th><th>State</th><th>At the meter</th><th>Reason</th><th><span class="hidden">Actions</span></th></tr></thead>
       <tbody>${site.overrides.map((each) => html`<tr key=${each.id}>
         <td>${words(each.kind)}${each.value_w == null ? "" : ` ${mw(each.value_w)}`}</td>
         <td>${each.target.bank ?? each.target.feeder ?? each.target.workload ?? "site"}</td><td class="n">${left(each)}</td>
         <td>${words(each.state)}${each.superseded_by ? ` by ${each.superseded_by}` : ""}${each.note ? html` <span class="soft">${each.note}</span>` : ""}</td>
-        <td>${each.effect.failed ? "⚠ " : each.effect.confirmed === each.effect.targets ? "✓ " : "… "}${each.effect.confirmed} of ${each.effect.targets} confirmed</td>
+        <td>${each.state === "active" ? `${each.effect.failed ? "⚠" : each.effect.confirmed === each.effect.targets ? "✓" : "…"} ${each.effect.confirmed} of ${each.effect.targets} confirmed` : DASH}</td>
         <td>${each.reason} <span class="soft">${each.created_by}</span></td>
         <td class="buttons">${each.ends_at && html`<button class="quiet" onClick=${extend(each)}>+30 min</button>`}
           <button class="quiet" onClick=${revoke(each)}>Revoke</button></td></tr>`)}</tbody></table></div>`}
@@ -241,9 +271,9 @@ function Overrides({ site, now, onNew, onChanged, onTold }) {
 
 function Log({ log }) {
   return html`<section class="log" aria-label="Orders"><h2>Decided, ordered, proven</h2>
-    ${log.length === 0 ? html`<p class="calm">Nothing since this page was opened.</p>` : html`<div class="scroll"><table>
+    ${log.length === 0 ? html`<p class="calm">Nothing yet.</p>` : html`<div class="scroll"><table>
       <thead><tr><th>Time</th><th>By</th><th>What</th><th>Order</th></tr></thead>
-      <tbody>${log.slice(0, 12).map((row) => html`<tr key=${row.id}><td class="n">${clock(row.at)}</td><td>${words(row.trigger)}</td><td>${row.text}</td><td>${row.state}</td></tr>`)}</tbody></table></div>`}
+      <tbody>${log.slice(0, LOG_ROWS).map((row) => html`<tr key=${`${row.at} ${row.text}`}><td class="n">${clock(row.at)}</td><td>${words(row.trigger)}</td><td>${row.text}</td><td>${row.state}</td></tr>`)}</tbody></table></div>`}
   </section>`;
 }
 
@@ -277,7 +307,7 @@ function future(site, plan, now) {
     const cap = each.kind === "cap" && !each.target.bank && !each.target.feeder && !each.target.workload ? each.value_w : null;
     windows.push({ id: each.id, from: Date.parse(each.starts_at), to: each.ends_at ? Date.parse(each.ends_at) : null, cap, kind: "override", name: [words(each.kind), each.value_w == null ? "" : mw(each.value_w), each.target.bank ?? each.target.feeder ?? each.target.workload ?? ""].filter(Boolean).join(" ") });
   }
-  const main = site.feeders.find((feeder) => !feeder.parent)?.limit_w ?? null;
+  const main = mainLimit(site);
   const ends = new Set([now, now + 4 * HOUR]);
   for (const each of windows) for (const at of [each.from, each.to]) if (at > now && at < now + 4 * HOUR) ends.add(at);
   for (const ms of site.ahead_at_ms) if (ms > now) ends.add(ms);
@@ -328,14 +358,28 @@ function exceptions(site) {
   return out;
 }
 
+// Decisions from the journal under those that were told; one that only says the same again is left out.
+function merged(now, decisions) {
+  const have = new Set(now.map((row) => row.id));
+  const older = decisions.filter((d) => !have.has(d.id)).map((d) => ({ id: d.id, at: d.at_ms, trigger: d.trigger, text: d.sentence, state: "" }));
+  const rows = [...now, ...older].sort((a, b) => b.at - a.at);
+  return rows.filter((row, k) => row.state || (row.text !== rows[k + 1]?.text && row.text !== rows[k - 1]?.text));
+}
+
 // The log grows by what happens: a decision, its order, and the receipts that prove it.
 function logged(now, kind, data) {
   if (kind === "decision") {
-    if (now[0]?.text === data.sentence && data.trigger === "tick") return now;
+    if (now.some((row) => row.id === data.id)) return now;
+    // What only says the same again is one row: its order proves the same.
+    if (now[0]?.text === data.sentence) return [{ ...now[0], id: data.id }, ...now.slice(1)];
     return [{ id: data.id, at: data.at_ms, trigger: data.trigger, text: data.sentence, state: "" }, ...now].slice(0, 60);
   }
   if (kind === "order") {
-    return now.map((row) => (row.id === data.decision_id ? { ...row, seq: data.seq, sent: data.at_ms, state: data.published ? "sent" : "not sent: no link" } : row));
+    return now.map((row) => {
+      if (row.id === data.decision_id) return { ...row, seq: data.seq, state: /^[✓…⚠]/.test(row.state) ? row.state : data.published ? `sent ${clock(data.at_ms)}` : "not sent: no link" };
+      // An order that was not yet proven when the next one went out never will be.
+      return /^(sent|…)/.test(row.state) ? { ...row, seq: null, state: `replaced${row.state.startsWith("…") ? `, ${row.state.slice(2)} by then` : ""}` } : row;
+    });
   }
   if (kind === "receipt") {
     const banks = data.banks ?? [];

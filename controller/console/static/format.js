@@ -31,6 +31,11 @@ export function clock(ms) {
   return new Date(ms).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 }
 
+// The zone in which this page tells all times: the browser's.
+export function zone() {
+  return new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts().find((part) => part.type === "timeZoneName").value;
+}
+
 export function words(code) {
   return (code ?? "").replaceAll("_", " ");
 }

@@ -13,6 +13,7 @@ const KINDS = [
   ["lockout", "Lockout: stay down, people work on it"],
   ["emergency_stop", "Emergency stop: down at once, firm work too"],
 ];
+const AT_ONCE = new Set(["emergency_stop", "lockout"]);
 const VALUED = new Set(["cap", "floor"]);
 
 export function OverrideDialog({ site, onClose, onDone }) {
@@ -44,12 +45,14 @@ export function OverrideDialog({ site, onClose, onDone }) {
     attempt(async () => setSeen((await call("POST", "/v1/overrides:preview", ask(site.site, form))).told));
   };
   const impose = () =>
-    attempt(async () => {
+    box.current.querySelector("form").reportValidity() && attempt(async () => {
       const key = randomKey();
-      const body = { ...ask(site.site, form), confirm_token: seen.confirm_token };
+      const body = { ...ask(site.site, form), ...(seen ? { confirm_token: seen.confirm_token } : {}) };
       onDone((await call("POST", "/v1/overrides", body, { "Idempotency-Key": key })).told);
     });
   const feeders = site.feeders.filter((feeder) => feeder.parent);
+  // Every second counts for these, so that they wait for no preview; all others are seen first.
+  const ready = seen || AT_ONCE.has(form.kind);
   const workloads = [...new Set(site.banks.map((bank) => bank.workload))].sort();
   return html`<dialog ref=${box} class="dialog" aria-labelledby="override-title" onClose=${onClose}>
     <form onSubmit=${preview}>
@@ -78,8 +81,8 @@ export function OverrideDialog({ site, onClose, onDone }) {
       ${seen && html`<${Preview} seen=${seen} />`}
       <div class="actions">
         <button type="button" class="quiet" onClick=${() => box.current.close()}>Cancel</button>
-        <button type="submit" disabled=${busy} class=${seen ? "quiet" : "main"}>Preview</button>
-        ${seen && html`<button type="button" class="main" disabled=${busy} onClick=${impose}>Impose on ${site.site}</button>`}
+        <button type="submit" disabled=${busy} class=${ready ? "quiet" : "main"}>Preview</button>
+        ${ready && html`<button type="button" class="main" disabled=${busy} onClick=${impose}>Impose on ${site.site}</button>`}
       </div>
     </form>
   </dialog>`;
@@ -95,7 +98,7 @@ function Preview({ seen }) {
   const open = seen.permissives.filter((each) => each.ok === false);
   return html`<div class="preview" role="status">
     <dl>
-      <dt>Power</dt><dd>${mw(seen.before_w)} → ${mw(seen.after_w)}${seen.change_mw == null ? "" : ` (${seen.change_mw > 0 ? "+" : ""}${seen.change_mw.toFixed(3)} MW)`}</dd>
+      <dt>Power</dt><dd>${mw(seen.before_w)} → ${mw(seen.after_w)}${seen.change_mw == null ? "" : ` (${seen.change_mw > 0 ? "+" : ""}${mw(seen.change_mw * 1e6)})`}</dd>
       <dt>Money</dt><dd>${money ? `${usd(money.expected)} an hour${price ? ` (${usd(money.low)} to ${usd(money.high)})` : ""}` : DASH}</dd>
       ${price && html`<dt>Price</dt><dd title=${price.basis}>${usd(price.expected)} a MWh expected, eight times in ten ${usd(price.low)} to ${usd(price.high)}</dd>`}
       <dt>Jobs</dt><dd>${seen.jobs.length ? `${seen.jobs.length} stop: ${seen.jobs.slice(0, 6).join(", ")}` : "none affected"}</dd>

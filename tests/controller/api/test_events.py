@@ -93,6 +93,19 @@ async def test_a_client_goes_on_where_it_was(stand: Stand) -> None:
         assert told.data["id"] == "two", "what it has read is not told again, what it missed is"
 
 
+async def test_who_asks_for_what_was_recent_is_told_what_came_before_and_no_other_is(stand: Stand) -> None:
+    made = await stand.override()
+    async with following(stand, "?site=alpha&recent=true") as events:
+        assert (await wait_for(events, "decision")).data["trigger"] == "joined"
+        await wait_for(events, "decision", trigger="override")
+        await wait_for(events, "order")
+        await stand.call("DELETE", f"/v1/overrides/{made['override']['id']}?reason=done")
+        assert await wait_for(events, "decision", trigger="override"), "and goes on with what comes"
+    async with following(stand, "?site=beta") as events:
+        stand.bus.deliver(report("beta", seq=2))
+        assert (await read(events)).kind == "site"
+
+
 @pytest.mark.parametrize("place", ["9-1", "1-99999999", "1-x", "x", "1-", "1-0"])
 async def test_a_place_that_is_not_known_starts_anew_and_says_so(stand: Stand, place: str) -> None:
     stand.controller.events._ring.clear()
