@@ -105,8 +105,10 @@ def plan_moves(
     not enough for long, requeue what is frozen and power idle nodes down. Up in reverse.
     """
     account = Account(facts, nodes, doings.caps)
-    firm_nodes = _firm_nodes(facts, aim)
-    freed = tuple(sorted(firm_nodes & account.caps.keys()))  # a firm job has started on a capped node
+    firm_nodes = _firm_nodes(facts)
+    freed = tuple(
+        sorted(firm_nodes & account.caps.keys())
+    )  # a firm job has started on a capped node, or all fits again
     account.uncap(freed)
     room_w = aim.setpoint_w - account.draw_w - max(excess_w, 0)
     planner = _Planner(facts, aim, nodes, ladder, doings, account, freed)
@@ -136,8 +138,10 @@ class _Planner:
 
     def down(self, room_w: int, firm_nodes: frozenset[str]) -> Moves:
         """`now_w` is the room once what we do now shows; `soon_w` when those that were warned are gone as well. What a
-        meter shows beyond the account may be a job that is slow to stop: firm work is never touched for that."""
+        meter shows beyond the account may be a job that is slow to stop: firm work is never touched for that. Where it
+        may be touched at all, its nodes are capped when all flexible work is down, and only then is it frozen."""
         aim, facts = self.aim, self.facts
+        firm_caps: dict[str, int] | None = None
         spared_w = max(aim.setpoint_w, aim.firm_w or 0) - self.account.draw_w - room_w
         caps = self._lower_caps(room_w, firm_nodes)
         now_w = soon_w = room_w + self.account.cap(caps)
@@ -145,6 +149,11 @@ class _Planner:
         warn: list[str] = []
         requeue: list[str] = []
         for job in _shed_order(facts, aim, self.ladder, self.doings.busy):
+            if job.firm and now_w + spared_w < 0 and firm_caps is None:
+                firm_caps = self._firm_caps(now_w + spared_w, firm_nodes)
+                saved_w = self.account.cap(firm_caps)
+                now_w += saved_w
+                soon_w += saved_w
             if now_w >= 0 or (job.firm and now_w + spared_w >= 0):
                 break
             if job.id not in facts.unfreezable:
@@ -165,7 +174,10 @@ class _Planner:
             short = -(now_w // (self.nodes.idle_w - self.nodes.off_w))  # nodes, rounded up
             power_down = facts.idle_nodes[:short]
             requeue += self._deeper(short - len(power_down))
-        return Moves(caps, self.uncap, tuple(freeze), tuple(warn), tuple(requeue), power_down)
+        kept = firm_caps or {}
+        caps |= {node: cap_w for node, cap_w in kept.items() if self.doings.caps.get(node) != cap_w}
+        uncap = tuple(node for node in self.uncap if node not in kept)
+        return Moves(caps, uncap, tuple(freeze), tuple(warn), tuple(requeue), power_down)
 
     def up(self, room_w: int, firm_nodes: frozenset[str]) -> Moves:
         jobs = {job.id: job for job in self.facts.jobs}
@@ -207,6 +219,20 @@ class _Planner:
         may = [node for node in self.facts.up_nodes if node in self.doings.cappable and node not in firm_nodes]
         level_w = self.account.level_for(may, self.account.given_w(may) + room_w)
         return {node: level_w for node in may if self.account.caps.get(node, self.nodes.rated_w) > level_w}
+
+    def _firm_caps(self, room_w: int, firm_nodes: frozenset[str]) -> dict[str, int]:
+        """The same for nodes with firm work that may be touched. A cap that one of them has already is not raised on
+        the way down."""
+        if self.nodes.capped_w is None:
+            return {}
+        ours, spared = self.doings.caps, _firm_nodes(self.facts, self.aim)
+        may = [node for node in self.facts.up_nodes if node in firm_nodes - spared]
+        may = [node for node in may if node in self.doings.cappable or node in ours]
+        level_w = self.account.level_for(may, self.account.given_w(may) + room_w)
+        caps = {
+            node: min(level_w, ours.get(node, level_w)) if node in self.doings.cappable else ours[node] for node in may
+        }
+        return {node: cap_w for node, cap_w in caps.items() if cap_w < self.nodes.rated_w}
 
     def _raise_caps(self, room_w: int, firm_nodes: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:
         """Nodes to cap higher, and nodes to free. While jobs wait, a cap stays so low that all nodes fit when full:
@@ -298,9 +324,10 @@ def _may_touch(job: Job, aim: Aim) -> bool:
     return not job.firm or aim.any_firm or job.id in aim.firm
 
 
-def _firm_nodes(facts: PartitionFacts, aim: Aim) -> frozenset[str]:
-    """Nodes on which something runs that may not be touched."""
-    kept = (job for job in facts.jobs if job.state is JobState.RUNNING and not _may_touch(job, aim))
+def _firm_nodes(facts: PartitionFacts, aim: Aim | None = None) -> frozenset[str]:
+    """Nodes on which firm work runs; with an aim, those where it may not be touched."""
+    running = (job for job in facts.jobs if job.state is JobState.RUNNING and job.firm)
+    kept = (job for job in running if aim is None or not _may_touch(job, aim))
     return frozenset(node for job in kept for node in facts.placed.get(job.id, ()))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from bench.process import Child, child
 from contract.mqtt_settings import MqttSettings
 from sim.slurm import SlurmCluster
-from sim.slurm_site import HybridSite, agent_tables
+from sim.slurm_site import BMC_USER, HybridSite, agent_tables
 
 
 @contextlib.asynccontextmanager
@@ -19,7 +19,10 @@ async def site_agent(site: HybridSite, cluster: SlurmCluster, mqtt: MqttSettings
     """Start `agent.daemon` over it."""
     own = folder / site.name
     own.mkdir()
-    tables = agent_tables(site, cluster, {"host": mqtt.host, "port": mqtt.port}, "agent-state.json")
+    (own / "bmc.password").write_text(BMC_USER[1], encoding="utf-8")
+    tables = agent_tables(
+        site, cluster, {"host": mqtt.host, "port": mqtt.port}, "agent-state.json", str(own / "bmc.password")
+    )
     (own / "agent.toml").write_text("\n".join(toml(tables | {"http": {"port": 0}})), encoding="utf-8")
     arguments = ("--config", str(own / "agent.toml"), "--log-level", "info")
     async with child(f"agent-{site.name}", own, "agent.daemon", *arguments) as process:

@@ -16,8 +16,11 @@ from typing import Final
 WORKER: Final = "work.py"
 _STOPPED: Final = frozenset("tT")
 _GONE: Final = frozenset("ZX")
-_ABOUT_TO_BE: Final = ("sh", "bash", "python", "slurmstepd", "slurm_script")
+_ABOUT_TO_BE: Final = ("sh", "bash", "env", "python", "slurmd", "slurmstepd", "slurm_script")
 """What a process is called before it becomes a worker."""
+LOOKS: Final = 20
+"""So often a process must have been seen to be something else before it is believed to stay that: by the way from
+Slurm's step to a worker it may be anything for a moment (a version manager's shim, say)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,13 @@ class Seen:
 
 
 class ProcessMeter:
-    """Looks at `/proc`. A process is looked at closely once; from then on at its state alone."""
+    """Looks at `/proc`. A worker is looked at closely once; from then on at its state alone."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
         self._workers: dict[int, Worker] = {}
-        self._others: set[int] = set()
+        self._others: dict[int, int] = {}
+        """How often each other process was looked at closely."""
 
     def look(self) -> Seen:
         running: list[Worker] = []
@@ -67,11 +71,12 @@ class ProcessMeter:
                 continue
             (stopped if state in _STOPPED else running).append(worker)
         self._workers = {pid: worker for pid, worker in self._workers.items() if pid in alive}
-        self._others &= alive
+        self._others = {pid: looks for pid, looks in self._others.items() if pid in alive}
         return Seen(tuple(running), tuple(stopped))
 
     def _new(self, pid: int) -> Worker | None:
-        if pid in self._others:
+        looks = self._others.get(pid, 0)
+        if looks >= LOOKS:
             return None
         with suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
@@ -79,7 +84,7 @@ class ProcessMeter:
             if len(words) > 2 and words[1].endswith(WORKER) and program.startswith("python"):
                 return self._worker(pid, words[2])
             if program and not program.startswith(_ABOUT_TO_BE):
-                self._others.add(pid)
+                self._others[pid] = looks + 1
         return None
 
     def _worker(self, pid: int, result: str) -> Worker | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agent.drivers.meters.modbus import PROFILES
@@ -17,6 +17,7 @@ from sim.devices.farm import DeviceSpec, Farm
 from sim.devices.log import CommandLog
 from sim.devices.machine import MODELS, FirstOrderAsic
 from sim.devices.modbus import ModbusMeterServer, Truth
+from sim.devices.redfish import Machine, Make, RedfishServer
 from sim.process_meter import Seen
 from sim.site import METER_PROFILE
 from sim.slurm import SlurmCluster
@@ -25,12 +26,16 @@ CPUS: Final = 16
 """Of a node."""
 NODE_IDLE_W: Final = 1_500
 NODE_BUSY_W: Final = 6_000
+NODE_CAPPED_W: Final = 3_000
+"""The least that a node's controller takes as a limit."""
 BASE_W: Final = 500
 STOP_TAU_S: Final = 1.0
 """LuxOS goes from full power to about 25 W in under 5 s by its vendor's word, and comes back in under 10 s."""
 BOOT_S: Final = 8.0
 LATENCY_S: Final = 0.02
 FIRMWARE: Final = "luxos"
+BMC_USER: Final = ("admin", "secret")
+"""And the password."""
 
 
 class QuickAsic(FirstOrderAsic):
@@ -55,6 +60,9 @@ class HybridSite:
     seen: Callable[[], Seen]
     devices: list[tuple[str, int]]
     ports: dict[str, int]
+    bmcs: dict[str, RedfishServer] = field(default_factory=dict)
+    """By node, where the nodes have controllers."""
+    bmc_ports: dict[str, int] = field(default_factory=dict)
 
     @property
     def hash_w(self) -> float:
@@ -62,7 +70,13 @@ class HybridSite:
 
     @property
     def hpc_w(self) -> float:
-        return hpc_w(self.seen(), self.nodes)
+        """Where nodes have controllers, each holds what its processes want to the limit that is in force."""
+        if not self.bmcs:
+            return hpc_w(self.seen(), self.nodes)
+        seen = self.seen()
+        for node, bmc in self.bmcs.items():
+            bmc.machine.demand_w = round(hpc_w(seen, frozenset([node])))
+        return float(sum(bmc.machine.power_w for bmc in self.bmcs.values()))
 
     @property
     def power_w(self) -> float:
@@ -82,9 +96,17 @@ def hpc_w(seen: Seen, nodes: frozenset[str]) -> float:
 
 @contextlib.asynccontextmanager
 async def hybrid_site(
-    name: str, partition: str, nodes: frozenset[str], asics: int, seen: Callable[[], Seen], time_s: Callable[[], float]
+    name: str,
+    partition: str,
+    nodes: frozenset[str],
+    asics: int,
+    seen: Callable[[], Seen],
+    time_s: Callable[[], float],
+    *,
+    with_bmcs: bool = False,
 ) -> AsyncIterator[HybridSite]:
-    """Start its miners and meters for the length of the block. Without ASICs it is a bare HPC site."""
+    """Start its miners, its meters and, where asked for, a Redfish controller for each node, for the length of the
+    block. Without ASICs it is a bare HPC site."""
     model = replace(MODELS[FIRMWARE], boot_s=BOOT_S)
     machines = [QuickAsic(model, f"{name}-{number}", time_s, latency_s=LATENCY_S) for number in range(asics)]
     farm = Farm(log=CommandLog())
@@ -95,18 +117,30 @@ async def hybrid_site(
     if asics:
         truths["row"] = lambda: site.hash_w
     meters = {key: ModbusMeterServer(profile, _truth(read)) for key, read in truths.items()}
+    if with_bmcs:
+        make = Make(range_w=(NODE_CAPPED_W, NODE_BUSY_W))
+        site.bmcs = {
+            node: RedfishServer(Machine(idle_w=NODE_IDLE_W, demand_w=NODE_IDLE_W), make, user=BMC_USER)
+            for node in nodes
+        }
     try:
         for key, meter in meters.items():
             site.ports[key] = await meter.start("127.0.0.1")
+        for node, bmc in site.bmcs.items():
+            site.bmc_ports[node] = await bmc.start()
         yield site
     finally:
         for meter in meters.values():
             await meter.stop()
+        for bmc in site.bmcs.values():
+            await bmc.stop()
         await farm.stop()
 
 
-def agent_tables(site: HybridSite, cluster: SlurmCluster, mqtt: Mapping[str, Any], state_file: str) -> dict[str, Any]:
-    """The tables of the agent's TOML, as an operator would write them."""
+def agent_tables(
+    site: HybridSite, cluster: SlurmCluster, mqtt: Mapping[str, Any], state_file: str, password_file: str = ""
+) -> dict[str, Any]:
+    """The tables of the agent's TOML, as an operator would write them. `password_file` is the controllers'."""
     limit_w = 2 * site.full_w
     meter = {"driver": "modbus", "host": "127.0.0.1", "options": {"profile": METER_PROFILE}}
     feeders: dict[str, Any] = {
@@ -122,6 +156,17 @@ def agent_tables(site: HybridSite, cluster: SlurmCluster, mqtt: Mapping[str, Any
             "scheduler": {"driver": "slurm_rest"} | scheduler(cluster, site.partition),
         }
     }
+    if site.bmcs:
+        banks["hpc"]["hosts"] = {
+            "driver": "redfish",
+            "nodes": sorted(site.bmcs),
+            "url": "https://{node}-bmc.invalid",
+            "urls": {node: f"http://127.0.0.1:{port}" for node, port in site.bmc_ports.items()},
+            "username": BMC_USER[0],
+            "password_file": password_file,
+            "capped_w": NODE_CAPPED_W,
+            "every_ms": 2_000,
+        }
     if site.machines:
         model = site.machines[0].model
         banks["hall"] = {

@@ -92,9 +92,25 @@ def test_firm_work_is_never_capped_and_freed_where_it_starts_on_a_capped_node() 
     assert plan(made, 10_000, caps={"n1": 600}, aim={}).uncap == ("n1",)
 
 
-def test_by_leave_firm_work_is_capped_like_any_other() -> None:
-    made = facts(job("1", firm=True))
-    assert plan(made, 900, aim={"any_firm": True}).cap["n1"] == 600
+def test_by_leave_firm_work_is_capped_once_all_flexible_work_is_down_and_frozen_last() -> None:
+    made, leave = facts(job("1", firm=True), job("2"), job("3")), {"any_firm": True}
+    moves = plan(made, 2_100, aim=leave)
+    assert (set(moves.cap), moves.freeze) == ({"n2", "n3", "n4"}, ("2",)), "caps, then the cheapest, were enough"
+    moves = plan(made, 1_000, aim=leave)
+    assert (moves.freeze, moves.cap["n1"]) == (("2", "3"), 700)
+    moves = plan(made, 700, aim=leave)
+    assert (set(moves.freeze), moves.cap["n1"]) == ({"1", "2", "3"}, 600)
+
+
+def test_a_cap_on_firm_work_stands_for_as_long_as_it_is_needed_and_no_longer() -> None:
+    frozen = [job(name, JobState.FROZEN) for name in ("2", "3")]
+    made, leave = facts(job("1", firm=True), *frozen), {"any_firm": True}
+    caps = {"n1": 700, "n2": 600, "n3": 600, "n4": 600}
+    moves = plan(made, 1_000, aim=leave, caps=caps)
+    assert (dict(moves.cap), moves.uncap, moves.freeze) == ({}, (), ()), "nothing to say anew"
+    assert plan(made, 1_000, aim=leave, caps=caps, cappable=frozenset()).uncap == ()
+    assert "n1" in plan(made, 1_300, aim=leave, caps=caps).uncap
+    assert plan(made, 1_000, caps=caps).uncap == ("n1",), "the leave is over"
 
 
 def test_up_in_reverse_thaw_first_then_the_caps_then_starts() -> None:
