@@ -241,8 +241,10 @@ class Controller:
         health = self.journal.health
         fenced = sorted(state.site for state in self.fleet if state.fenced)
         if fenced:
+            seen = [state.report.epoch for state in self.fleet if state.fenced and state.report is not None]
+            highest = max(seen, default=self.epoch)
             told = f"{len(fenced)} sites obey a higher epoch, {fenced[0]} among them: another controller leads, or the "
-            told += "journal was lost, and then [journal] epoch_floor must be set above theirs"
+            told += f"journal is lost or an old copy, and then [journal] epoch_floor = {highest} must be set"
         else:
             told = "no site obeys a higher epoch"
         return [

@@ -165,16 +165,18 @@ async def _run(config: ControllerConfig, token: str | None, file: str) -> int:
     assert task is not None  # noqa: S101  a coroutine of asyncio.run always runs in a task
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    await _load_optimiser(notifier, fleets=config.fleet.cap_mw is not None)
-    tune_runtime()
-    collecting = asyncio.create_task(Garbage(controller.loop).run(), name="garbage")
+    collecting: asyncio.Task[None] | None = None
     try:
+        await _load_optimiser(notifier, fleets=config.fleet.cap_mw is not None)
+        tune_runtime()
+        collecting = asyncio.create_task(Garbage(controller.loop).run(), name="garbage")
         await controller.run()
     except asyncio.CancelledError:
         _LOG.info("ending")
     finally:
         notifier.stopping()
-        collecting.cancel()
+        if collecting is not None:
+            collecting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await runner.cleanup()
     return 0

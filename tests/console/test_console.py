@@ -342,6 +342,7 @@ def test_the_pictures_of_the_docs_are_taken_at_the_height_of_the_scarcity(browse
     with running("--miners", "60", "--speed", "30", "--for", "8m") as demo:
         page = browser.new_page(viewport={"width": 1440, "height": 1180})
         page.goto(f"{demo.url}/#token={demo.token}")
+        expect(page.locator(".sentence")).to_contain_text("site at", timeout=PATIENCE_MS)
         until = time.monotonic() + 400
         while (ask(demo, "GET", "/v1/sites/brazos")["price_usd_per_mwh"] or 0) < 2_000:
             assert time.monotonic() < until
