@@ -228,7 +228,7 @@ class HpcBank:
             power_w=power_w,
             upper_w=power_w,
             standing_w=power_w,
-            claimed_w=power_w,
+            claimed_w=self._power.claimed_w(self._caps),
             source=Source.MODEL,
             read_ms=self._read_ms,
             available_w=up * nodes.rated_w,

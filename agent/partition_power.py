@@ -74,6 +74,11 @@ class PartitionPower:
             self._scaled = milli, replace(self._raw, jobs=jobs)
         return self._scaled[1]
 
+    def claimed_w(self, caps: Mapping[str, int]) -> int | None:
+        """What the scheduler's account comes to by the nameplate. It moves when jobs do and never by what was learned
+        from a meter, so that it may speak against that meter."""
+        return None if self._raw is None else draw_w(self._raw, self.plate, caps)
+
     def take(self, facts: PartitionFacts, caps: Mapping[str, int], read_ms: int, now_s: int) -> None:
         """A reading of the partition."""
         self._raw, self._scaled = facts, None

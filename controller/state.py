@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,28 +12,37 @@ from controller.engine.model import Quota, SiteDecision
 
 BASELINE_WINDOW_MS: Final = 5 * 60_000
 _BUCKET_MS: Final = 5_000
+_BUCKETS: Final = BASELINE_WINDOW_MS // _BUCKET_MS
 OLD_BOOTS: Final = 16
 PLATES: Final = 4
 
 
 class PowerWindow:
-    """Main power over the last five minutes, as means of 5 s, so that faster reporting does not weigh more."""
+    """Main power over the last five minutes, as means of 5 s, so that faster reporting does not weigh more.
+
+    A ring of plain integers, whole from the start: thousands of sites have one each, and none of them grows.
+    """
+
+    __slots__ = ("_buckets", "_counts", "_totals")
 
     def __init__(self) -> None:
-        self._buckets: deque[tuple[int, int, int]] = deque(maxlen=BASELINE_WINDOW_MS // _BUCKET_MS)
+        self._buckets = array("q", bytes(8 * _BUCKETS))
+        self._totals = array("q", bytes(8 * _BUCKETS))
+        self._counts = array("l", bytes(array("l").itemsize * _BUCKETS))
 
     def add(self, at_ms: int, power_w: int) -> None:
         bucket = at_ms // _BUCKET_MS
-        if self._buckets and self._buckets[-1][0] == bucket:
-            _, total, count = self._buckets.pop()
-            self._buckets.append((bucket, total + power_w, count + 1))
-        else:
-            self._buckets.append((bucket, power_w, 1))
+        slot = bucket % _BUCKETS
+        if self._buckets[slot] != bucket:
+            self._buckets[slot], self._totals[slot], self._counts[slot] = bucket, 0, 0
+        self._totals[slot] += power_w
+        self._counts[slot] += 1
 
     def mean(self, now_ms: int) -> tuple[int, int] | None:
         """Mean watts and the number of readings in it; None where the window is empty."""
         oldest = (now_ms - BASELINE_WINDOW_MS) // _BUCKET_MS
-        inside = [(total / count, count) for bucket, total, count in self._buckets if bucket > oldest]
+        slots = zip(self._buckets, self._totals, self._counts, strict=True)
+        inside = [(total / count, count) for bucket, total, count in slots if count and bucket > oldest]
         if not inside:
             return None
         return round(sum(mean for mean, _ in inside) / len(inside)), sum(count for _, count in inside)

@@ -341,6 +341,26 @@ async def test_node_power_is_learned_from_hosts_and_shows_in_what_jobs_are_repor
         assert abs(bank.node_power.idle_w - 90) <= 15
 
 
+async def test_what_was_learned_from_a_meter_never_speaks_against_it() -> None:
+    """A claim that fell because nodes were learned to draw less would make a meter that shows a steady load look
+    frozen; only jobs that come and go move it."""
+    rng = Random(1)
+    partition = Scripted(job("1"), job("2"))
+    hosts = {name: CappedHost(700 if name in {"n1", "n2"} else 90) for name in NAMES}
+    async with running(partition, hosts) as bank:
+        bank.hold(hold(4_000), None)
+        await until(lambda: bank.survey(SystemClock().mono_ms()).claimed_w == 2 * RATED_W + 2 * IDLE_W)
+        for _ in range(3):
+            hosts["n1"].power_w = hosts["n2"].power_w = rng.choice((690, 700))
+            seen = bank.node_power.readings
+            await until(lambda seen=seen: bank.node_power.readings > seen + 5)
+        await until(lambda: (bank.survey(SystemClock().mono_ms()).power_w or 0) < 1_800)
+        assert bank.survey(SystemClock().mono_ms()).claimed_w == 2 * RATED_W + 2 * IDLE_W
+        partition.jobs["2"] = partition.jobs["2"].model_copy(update={"state": JobState.FROZEN})
+        bank.look()
+        await until(lambda: bank.survey(SystemClock().mono_ms()).claimed_w == RATED_W + 3 * IDLE_W)
+
+
 async def test_facts_of_the_scheduler_alone_teach_nothing() -> None:
     partition = Scripted(job("1"))
     async with running(partition) as bank:
