@@ -251,6 +251,7 @@ class HpcBank:
             admitting=facts.admitting,
             age_ms=max(now_ms - self._read_ms, 0),
             jobs=jobs,
+            idle_w=self._power.told_idle_w(self._clock.wall_ms() // 1_000),
         )
 
     # -- looking -----------------------------------------------------------------------------------------------------

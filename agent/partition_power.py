@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Final
 
 from agent.drivers.base import PartitionFacts
 from agent.job_account import Account, Nodes, draw_w
 from agent.node_power import Learned, NodePower
 from contract.messages import JobState
+
+TOLD: Final = 0.95
+"""Of the nameplate's idle power: what was learned is told where it is below that. Nearer it may be a meter's error."""
 
 
 class PartitionPower:
@@ -55,6 +59,11 @@ class PartitionPower:
         learned = self.learned(now_s)
         off_w = min(self.plate.off_w, learned.idle_w)
         return replace(self.plate, idle_w=learned.idle_w, off_w=off_w, capped_milli=learned.capped_milli)
+
+    def told_idle_w(self, now_s: int) -> int | None:
+        """All nodes idle, where they were found to draw less than their nameplate says."""
+        idle_w = self.learned(now_s).idle_w
+        return idle_w * self.plate.count if idle_w < TOLD * self.plate.idle_w else None
 
     def facts(self, now_s: int) -> PartitionFacts | None:
         """The last ones, with the power of jobs that have started as learned. What waits keeps its nameplate power:

@@ -273,6 +273,8 @@ class PartitionReading(Wire):
     """Whether pending jobs may start."""
     age_ms: DurationMs | None
     jobs: Annotated[tuple[Job, ...], Field(max_length=MAX_JOBS, fail_fast=True)] = ()
+    idle_w: PowerW | None = None
+    """All nodes idle, as learned from a meter or from the hosts; None: the nameplate's figure holds."""
 
 
 class Report(Wire):

@@ -203,6 +203,7 @@ def _banks(
         reading = readings.get(plate.id)
         partition = partitions.get(plate.id)
         work = _work(partition, fresh) if plate.workload is Workload.HPC else None
+        plate = _as_learned(plate, partition, fresh)
         power_w = reading.power_w if reading else None
         setpoint_w = reading.setpoint_w if reading else None
         target_w = previous.get(plate.id)
@@ -230,6 +231,14 @@ def _banks(
             )
         )
     return banks
+
+
+def _as_learned(plate: BankPlate, partition: PartitionReading | None, fresh: Callable[[int | None], bool]) -> BankPlate:
+    """With what its idle nodes were found to draw, where that is less than the nameplate says."""
+    idle_w = partition.idle_w if partition is not None and fresh(partition.age_ms) else None
+    if idle_w is None or idle_w >= plate.idle_w:
+        return plate
+    return plate.model_copy(update={"idle_w": idle_w})
 
 
 def _work(partition: PartitionReading | None, fresh: Callable[[int | None], bool]) -> Work:

@@ -136,6 +136,7 @@ def site(
     age_ms: int | None = 500,
     no_report: bool = False,
     nodes_up: int = 100,
+    idle_w: int | None = None,
     outlook: Outlook | None = None,
 ) -> SiteSnapshot:
     """One site; every bank runs at its rating unless `readings` say otherwise. `jobs` None: the scheduler is silent."""
@@ -149,6 +150,7 @@ def site(
             admitting=True,
             age_ms=1_000,
             jobs=tuple(jobs),
+            idle_w=idle_w,
         )
         for plate in plates
         if plate.workload is Workload.HPC and jobs is not None

@@ -162,6 +162,7 @@ def partitions(draw: st.DrawFn, plate: BankPlate, *, calm: bool = False) -> Part
         admitting=draw(st.booleans()),
         age_ms=1_000 if calm else draw(maybe(AGES)),
         jobs=tuple(draw(jobs(f"job-{i}")) for i in range(count)),
+        idle_w=draw(maybe(st.integers(0, plate.rated_w))),
     )
 
 

@@ -133,6 +133,13 @@ def test_a_waiting_job_worth_more_than_hashing_pulls_megawatts_from_asics() -> N
     assert targets(poor) == {"hall-a": 5.0, "hpc": 0.4}
 
 
+def test_what_idle_nodes_were_found_to_draw_is_planned_with_and_never_more_than_the_nameplate() -> None:
+    work = [job("next", mw=2.0, value=400.0, state="pending")]
+    decision = run(site(A, HPC, jobs=work, limit_mw=6.0, idle_w=MW // 10))
+    assert targets(decision) == {"hall-a": 3.9, "hpc": 2.1}, "0.3 MW more to hash with"
+    assert targets(run(site(A, HPC, jobs=work, limit_mw=6.0, idle_w=MW))) == {"hall-a": 3.6, "hpc": 2.4}
+
+
 def test_no_headroom_is_left_for_a_job_that_has_no_nodes_to_run_on() -> None:
     work = [job("big", mw=2.0, state="pending", nodes=60), job("now", mw=1.0, nodes=50)]
     assert targets(run(site(A, HPC, jobs=work, limit_mw=6.4)))["hpc"] == 1.4

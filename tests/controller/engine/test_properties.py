@@ -305,11 +305,14 @@ def load_w(site: SiteSnapshot, decision: SiteDecision, feeder: str) -> int:
     """What the targets come to at a feeder: bank watts, and at the main PUE and base load as well."""
     main = site.nameplate.main.id
     targets = {b.bank: b.target_w for b in decision.banks}
+    learned = {part.bank: part.idle_w for part in site.report.partitions} if site.report else {}
     milliwatts = 0
     for plate in site.nameplate.banks:
         if on_path(site, plate.feeder, feeder):
             factor = plate.pue_milli if feeder == main else 1_000
-            milliwatts += max(targets[plate.id], plate.idle_w) * factor
+            idle_w = learned.get(plate.id)
+            idle_w = plate.idle_w if idle_w is None else min(idle_w, plate.idle_w)
+            milliwatts += max(targets[plate.id], idle_w) * factor
     return -(-milliwatts // 1_000) + (site.nameplate.base_load_w if feeder == main else 0)
 
 

@@ -94,13 +94,13 @@ async def test_jobs_are_shed_by_value_and_all_come_back() -> None:
             submit(world, "late", 5.0)
             bank.hold(hold(0), None)
             await until(lambda: running(world) == {"firm"})
-            assert bank.admission_closed
+            assert bank.claims.admission_closed
             bank.hold(hold(4_000), None)
             await until(lambda: running(world) == {"cheap", "dear", "firm", "late"})
             assert world.cluster.restarts["research/firm"] == 1
             await until(lambda: world.annotations("clusterqueues", "gpu") == {})
         assert world.cluster.get("clusterqueues", "gpu")["spec"]["stopPolicy"] == "None"
-        assert bank.frozen == [], "nothing was ever asked to freeze"
+        assert bank.claims.frozen == [], "nothing was ever asked to freeze"
         assert ("freeze", "refused") not in bank.commands
 
 
@@ -113,7 +113,7 @@ async def test_an_agent_that_has_lost_its_state_brings_back_what_the_one_before_
             bank.hold(hold(IDLE_W), None)
             await until(lambda: running(world) == set())
         async with bank_over(world.driver()) as bank:
-            assert not bank.admission_closed
+            assert not bank.claims.admission_closed
             bank.hold(hold(4_000), None)
             await until(lambda: running(world) == {"cheap", "dear"})
         assert world.commands().count("patch clusterqueues/gpu stopPolicy=None") == 1

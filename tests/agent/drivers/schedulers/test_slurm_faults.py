@@ -145,7 +145,7 @@ async def test_slurmctld_restarted_in_mid_shed_forgets_the_closing_and_loses_no_
         assert await cluster.state(late) == "PENDING"
         bank.hold(hold(FULL_W), None)
         await ended_right(cluster, "a", "b", "c", "late")
-        await until(lambda: not bank.admission_closed)
+        await until(lambda: not bank.claims.admission_closed)
     assert await partition_state(cluster) == "up"
 
 
@@ -198,7 +198,7 @@ async def test_targets_that_come_while_slurmctld_stands_still_are_met_when_it_go
         await until(lambda: scripts(cluster, "count.py") == ["T", "T", "T"])
         bank.hold(hold(FULL_W), None)
         await ended_right(cluster, "a", "b", "c", steps=3_000)
-        await until(lambda: not bank.admission_closed)
+        await until(lambda: not bank.claims.admission_closed)
     assert await partition_state(cluster) == "up"
 
 
@@ -222,7 +222,7 @@ async def test_a_token_that_expires_in_mid_shed_wakes_nothing_and_its_successor_
         assert scripts(cluster, "count.py") == ["T"]
         token_file.write_text(await cluster.token(lifespan_s=600))
         await ended_right(cluster, "kept")
-        await until(lambda: not bank.admission_closed)
+        await until(lambda: not bank.claims.admission_closed)
     assert await partition_state(cluster) == "up"
 
 
@@ -256,6 +256,9 @@ async def test_what_nodes_draw_is_learned_from_a_meter_over_real_jobs(cluster: S
         assert bank.node_power.idle_w == pytest.approx(80, abs=12)
         assert bank.node_power.busy_milli == pytest.approx(1_000 * 620 / 800, abs=50)
         assert (bank.survey(SystemClock().mono_ms()).power_w or 0) == pytest.approx(240, abs=40)
+        told = bank.reading(SystemClock().mono_ms(), 10)
+        assert told is not None
+        assert told.idle_w == pytest.approx(240, abs=40), "and the controller is told so"
 
 
 async def test_a_node_that_dies_takes_its_job_back_to_the_queue_and_the_rest_of_the_shed_stands(
@@ -271,7 +274,7 @@ async def test_a_node_that_dies_takes_its_job_back_to_the_queue_and_the_rest_of_
         await cluster.kill_node("node3")
         await cluster.command("scontrol", "update", "nodename=node3", "state=down", "reason=dead")
         await cluster.until(dies, "PENDING")
-        await until(lambda: bank.frozen != [] and dies not in bank.frozen)
+        await until(lambda: bank.claims.frozen != [] and dies not in bank.claims.frozen)
         await until(lambda: nodes_up(bank) == 2)
         assert scripts(cluster, "count.py") == ["T"]
         await cluster.start_node("node3")
