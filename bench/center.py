@@ -49,15 +49,17 @@ class Center:
 
 
 @contextlib.asynccontextmanager
-async def center(broker: LocalBroker, folder: Path, *, tick_s: int = 60) -> AsyncIterator[Center]:
-    """Start `controller.daemon` as it stands in production."""
+async def center(
+    broker: LocalBroker, folder: Path, *, tick_s: int = 60, module: str = "controller.daemon"
+) -> AsyncIterator[Center]:
+    """Start `controller.daemon` as it stands in production, or a module that is it with something beside."""
     (folder / "prices.csv").write_text(_prices(), encoding="utf-8")
     token = folder / "controller.token"
     token.touch(mode=0o600)
     token.write_text(_TOKEN + "\n", encoding="ascii")
     path = folder / "controller.toml"
     path.write_text(_config(broker, tick_s), encoding="utf-8")
-    async with child("controller", folder, "controller.daemon", "--config", str(path)) as process:
+    async with child("controller", folder, module, "--config", str(path)) as process:
         line = await process.logged("http: listening on ")
         yield Center(process, f"http://{line.rpartition('listening on ')[2].strip()}", token)
 

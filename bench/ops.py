@@ -178,13 +178,18 @@ async def _console(controller: Center, phase: float) -> None:
     async with controller.session() as one, aiohttp.ClientSession(controller.base, headers=one.headers) as session:
         follow = asyncio.create_task(_follow(session))
         await asyncio.sleep(phase * _PAGE_EVERY_S)
-        last_ms = 0
+        last_ms, planned = 0, None
         try:
             while True:
                 for path in ("/v1/sites", f"/v1/sites/{SITE}", f"/v1/sites/{SITE}/history?since_ms={last_ms}"):
                     async with session.get(path) as answer:
                         told = await answer.json()
+                    decided = told.get("decision_id", planned)
                 last_ms = max([last_ms, *told["at_ms"][-1:]])
+                if decided != planned:
+                    planned = decided
+                    async with session.get(f"/v1/sites/{SITE}/plan") as answer:
+                        await answer.read()
                 await asyncio.sleep(_PAGE_EVERY_S)
         finally:
             follow.cancel()
@@ -192,7 +197,7 @@ async def _console(controller: Center, phase: float) -> None:
 
 async def _follow(session: aiohttp.ClientSession) -> None:
     timeout = aiohttp.ClientTimeout(total=None)
-    async with session.get(f"/v1/events?site={SITE}", timeout=timeout) as answer:
+    async with session.get(f"/v1/events?recent=true&site={SITE}", timeout=timeout) as answer:
         async for _ in answer.content.iter_any():
             pass
 

@@ -19,6 +19,9 @@ from controller.loop import ControlLoop
 
 _LOG = logging.getLogger(__name__)
 EVERY_S: Final = 3_600.0
+RARELY_S: Final = 86_400.0
+"""After a collection that took longer than `PAUSE_S`, as it does from some 200 sites on."""
+PAUSE_S: Final = 0.05
 GROWTH: Final = 1.25
 """More memory than after the last collection, by so much, calls for another."""
 PATIENCE_S: Final = 300.0
@@ -41,11 +44,13 @@ class Garbage:
         self.collections = 0
 
     async def run(self) -> None:
-        """A collection each hour, and one when memory has grown by a quarter; right after a tick, where one ends."""
+        """A collection each hour, each day where it takes long, and one when memory has grown by a quarter; right after
+        a tick, where one ends."""
         clock = asyncio.get_running_loop()
+        every_s = EVERY_S
         while True:
-            hour_s, enough = clock.time() + EVERY_S, GROWTH * _peak()
-            while clock.time() < hour_s and _peak() < enough:  # noqa: ASYNC110  neither has an event
+            due_s, enough = clock.time() + every_s, GROWTH * _peak()
+            while clock.time() < due_s and _peak() < enough:  # noqa: ASYNC110  neither has an event
                 await asyncio.sleep(_LOOK_S)
             until_s, ticks = clock.time() + PATIENCE_S, self._loop.ticks
             while clock.time() < until_s and (self._loop.ticks == ticks or self._loop.waiting):  # noqa: ASYNC110
@@ -53,7 +58,9 @@ class Garbage:
             began_s = clock.time()
             found = gc.collect()
             self.collections += 1
-            _LOG.debug("garbage: %d objects in cycles, %.0f ms", found, 1e3 * (clock.time() - began_s))
+            took_s = clock.time() - began_s
+            every_s = EVERY_S if took_s <= PAUSE_S else RARELY_S
+            _LOG.debug("garbage: %d objects in cycles, %.0f ms", found, 1e3 * took_s)
 
 
 def _peak() -> int:

@@ -48,6 +48,7 @@ def carried_out(line: str, folder: Path) -> None:
 
 
 @pytest.mark.mosquitto
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="no sqlite3 on this machine: install the package sqlite3")
 async def test_a_restored_journal_has_its_overrides_in_force_and_nothing_twice(tmp_path: Path) -> None:
     (tmp_path / "backup").mkdir()
