@@ -149,6 +149,23 @@ async def test_slurmctld_restarted_in_mid_shed_forgets_the_closing_and_loses_no_
     assert await partition_state(cluster) == "up"
 
 
+async def test_slurmctld_restarted_while_a_requeued_job_waits_loses_nothing_of_it(
+    cluster: SlurmCluster, drivers: Drivers
+) -> None:
+    driver = drivers.managed()
+    name = await counting(cluster, "back", "--requeue", steps=3_000)
+    await until((cluster.folder / "job-back.starts").exists)
+    assert await driver.set_admission(False) == Applied()
+    assert await driver.requeue([name]) == {name: Applied()}
+    await until(lambda: scripts(cluster, "count.py") == [])
+    await cluster.stop_controller()
+    assert isinstance(await driver.set_admission(True), Unreachable)
+    await cluster.start_controller()
+    assert isinstance(await driver.set_admission(True), Applied)
+    await ended_right(cluster, "back", steps=3_000)
+    assert (cluster.folder / "job-back.starts").read_text() == "xx"
+
+
 async def test_a_slow_slurmctld_costs_one_deadline_and_what_it_did_late_is_still_ours_to_undo(
     cluster: SlurmCluster, drivers: Drivers
 ) -> None:

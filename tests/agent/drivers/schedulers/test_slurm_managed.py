@@ -128,7 +128,7 @@ async def test_what_we_closed_is_opened_after_our_own_restart_but_not_what_an_op
     assert (await partition_state(cluster)).startswith("inact")
 
 
-async def test_an_operators_drained_node_is_neither_used_nor_powered_nor_undrained(
+async def test_an_operators_drained_node_is_neither_used_nor_powered_nor_undrained_also_over_our_restart(
     cluster: SlurmCluster, drivers: Drivers
 ) -> None:
     driver = drivers.powered()
@@ -139,7 +139,11 @@ async def test_an_operators_drained_node_is_neither_used_nor_powered_nor_undrain
         assert read.idle_nodes == ("node1", "node2", "node3")
         assert isinstance(await driver.power_down(["node4"]), Refused)
         assert await driver.power_up(["node4"]) == Applied("not ours")
-        await driver.set_admission(True)
+        again = drivers.powered()
+        again.memory = json.loads(json.dumps(driver.memory))  # our own restart, in mid-shed
+        assert (await facts(again)).off_nodes == ()
+        assert await again.power_up(["node4"]) == Applied("not ours")
+        await again.set_admission(True)
         shown = await cluster.command("scontrol", "show", "node", "node4")
         assert "IDLE+DRAIN" in shown
         assert "Reason=fans" in shown
