@@ -25,6 +25,7 @@ from sim.slurm import missing_for_slurm
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0}
+EXIT_INTERRUPTED = 130
 _STYLE = {
     "price": "cyan",
     "decision": "default",
@@ -68,7 +69,9 @@ def demo(
         return
     options = DemoOptions(sites, miners, speed, _start(start), _seconds(span), seed)
     teller = _json_teller(narration) if as_json else _word_teller(narration)
-    summary = asyncio.run(_run(options, teller, quiet=as_json))
+    summary = asyncio.run(_run(Demo(options, teller), teller, quiet=as_json))
+    if summary is None:
+        raise typer.Exit(EXIT_INTERRUPTED)
     if as_json:
         print(json.dumps({"summary": summary.as_json()}), flush=True)
     else:
@@ -77,23 +80,42 @@ def demo(
         raise typer.Exit(EXIT_FAILED)
 
 
-async def _run(options: DemoOptions, teller: Any, *, quiet: bool) -> Summary:
-    handler = _Tells(teller)
+async def _run(demo: Demo, teller: Any, *, quiet: bool) -> Summary | None:
+    """None where it was interrupted before it began."""
+    log = _tell_warnings(teller, demo.clock.wall_ms)
+    _end_on_signals()
+    with suppress(asyncio.CancelledError):
+        async with demo:
+            if not quiet:
+                _print_access(demo)
+            with suppress(asyncio.CancelledError):
+                await demo.until_done()
+            log.setLevel(logging.ERROR)  # what the daemons warn of while they end is what was asked for
+            demo.say("end", None, "The demo ends: the agents take every bank to its fail-safe and say goodbye.")
+            return demo.summary()
+    return None
+
+
+def _tell_warnings(teller: Any, clock: Callable[[], int]) -> logging.Handler:
+    handler = _Tells(teller, clock)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    return handler
+
+
+def _end_on_signals() -> None:
+    """The first Ctrl-C ends the run; those after it find it ending, which takes a few seconds and is bounded."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101  asyncio.run always runs in a task
+    asked = False
+
+    def end() -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    demo = Demo(options, teller)
-    handler.clock = demo.clock.wall_ms
-    async with demo:
-        if not quiet:
-            _print_access(demo)
-        with suppress(asyncio.CancelledError):
-            await demo.until_done()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-        return demo.summary()
+        loop.add_signal_handler(number, end)
 
 
 def _run_slurm(for_s: float | None, seed: int, *, as_json: bool, narration: bool) -> None:
@@ -101,6 +123,8 @@ def _run_slurm(for_s: float | None, seed: int, *, as_json: bool, narration: bool
     if (missing := missing_for_slurm()) is not None:
         raise typer.BadParameter(f"there is no Slurm to run: {missing}", param_hint="--slurm")
     summary = asyncio.run(_slurm(_json_teller(narration) if as_json else _word_teller(narration), for_s, seed))
+    if summary is None:
+        raise typer.Exit(EXIT_INTERRUPTED)
     if as_json:
         print(json.dumps({"summary": summary.as_json()}), flush=True)
     else:
@@ -117,33 +141,30 @@ def _run_slurm(for_s: float | None, seed: int, *, as_json: bool, narration: bool
         raise typer.Exit(EXIT_FAILED)
 
 
-async def _slurm(teller: Any, for_s: float | None, seed: int) -> SlurmSummary:
-    handler = _Tells(teller)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None  # noqa: S101  asyncio.run always runs in a task
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+async def _slurm(teller: Any, for_s: float | None, seed: int) -> SlurmSummary | None:
+    """As `_run`."""
     demo = SlurmDemo(teller, for_s=for_s, seed=seed)
-    handler.clock = demo.clock.wall_ms
-    async with demo:
-        with suppress(asyncio.CancelledError):
-            await demo.until_done()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-        return demo.summary()
+    log = _tell_warnings(teller, demo.clock.wall_ms)
+    _end_on_signals()
+    with suppress(asyncio.CancelledError):
+        async with demo:
+            with suppress(asyncio.CancelledError):
+                await demo.until_done()
+            log.setLevel(logging.ERROR)
+            return demo.summary()
+    return None
 
 
 class _Tells(logging.Handler):
     """The daemons' own warnings, told as events."""
 
-    def __init__(self, teller: Any) -> None:
+    def __init__(self, teller: Any, clock: Callable[[], int]) -> None:
         super().__init__()
         self._teller = teller
-        self.clock: Callable[[], int] = lambda: 0
+        self._clock = clock
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._teller(DemoEvent("log", None, self.clock(), record.getMessage(), {"logger": record.name}))
+        self._teller(DemoEvent("log", None, self._clock(), record.getMessage(), {"logger": record.name}))
 
 
 def _print_access(demo: Demo) -> None:
@@ -198,14 +219,12 @@ def _print_summary(summary: Summary) -> None:
     proven = ", ".join(f"{count} {state}" for state, count in summary.receipts.items())
     gain = summary.profit_usd - summary.always_on_usd
     console.print(f"\n[bold]{summary.site_minutes:.0f} minutes of site time[/bold]")
-    console.print(f"{summary.decisions} decisions, {summary.orders} orders; receipts: {proven}.")
-    console.print(
-        f"Energy: hash {summary.hash_mwh:.3f} MWh, HPC {summary.hpc_mwh:.3f} MWh; "
-        f"{summary.curtailed_mwh:.3f} MWh less than always-on."
-    )
-    console.print(
-        f"Profit {summary.profit_usd:,.2f} USD; always-on would have made {summary.always_on_usd:,.2f} ({gain:+,.2f})."
-    )
+    for line in (
+        f"{summary.decisions} decisions, {summary.orders} orders; receipts bank by bank: {proven}.",
+        f"Energy in MWh: hash {summary.hash_mwh:.3f}, HPC {summary.hpc_mwh:.3f}; shed {summary.curtailed_mwh:.3f}.",
+        f"Profit {summary.profit_usd:,.2f} USD; always-on would have made {summary.always_on_usd:,.2f} ({gain:+,.2f}).",
+    ):
+        console.print(line, soft_wrap=True)
     if summary.invariant_violations:
         console.print(f"{summary.invariant_violations} violations of invariants:", style="bold red")
         for each in summary.violations:

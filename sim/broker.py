@@ -149,7 +149,11 @@ class LocalBroker:
         self._file("broker.log").unlink(missing_ok=True)
         with self._file("broker.log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C at the terminal is for those who use the broker, not for it
             )
         try:
             async with asyncio.timeout(_START_S):

@@ -48,7 +48,11 @@ class Group:
 
     @property
     def given_up(self) -> str:
-        return power(sum(max(0, outcome.desire_w - decision.target_w) for _, outcome, decision in self.banks))
+        """Of what the banks could draw: a queue may want far more than its nodes."""
+        wanted_w = (min(outcome.desire_w, bank.natural_w) for bank, outcome, _ in self.banks)
+        return power(
+            sum(max(0, w - decision.target_w) for w, (_, _, decision) in zip(wanted_w, self.banks, strict=True))
+        )
 
     @property
     def off(self) -> bool:

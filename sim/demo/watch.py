@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from contract.messages import ReceiptState
+from contract.messages import ReceiptState, Workload
 from controller.state import SiteState
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Watch:
         self._proven: dict[str, int] = {}
         self._price: float | None = None
         self._met: set[str] = set()
+        self._silent: dict[tuple[str, str], int] = {}
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -35,6 +36,7 @@ class Watch:
                 self._watch_decision(state)
                 self._watch_receipts(state)
                 self._watch_obligation(state)
+                self._watch_devices(state)
             if loop.time() >= due_s:
                 due_s += TICKER_S
                 self._picture()
@@ -98,6 +100,23 @@ class Watch:
                 f"due {obligation.target_w / 1e6:.3f} MW or less, {late_s:.0f} s after its start."
             )
             self._demo.say("obligation_met", state.site, text, {"obligation": obligation.id, "metered_w": metered_w})
+
+    def _watch_devices(self, state: SiteState) -> None:
+        """Tell when an agent loses devices, or has them back."""
+        plate, report = state.nameplate, state.report
+        if plate is None or report is None:
+            return
+        counts = {bank.id: bank.devices for bank in plate.banks if bank.workload is Workload.HASH}
+        for bank in report.banks:
+            silent, was = bank.devices.unreachable, self._silent.get((state.site, bank.id), 0)
+            if silent == was or bank.id not in counts:
+                continue
+            self._silent[state.site, bank.id] = silent
+            text = f"The agent hears from all {counts[bank.id]} devices of {bank.id} again."
+            if silent:
+                text = f"The agent cannot reach {silent} of {counts[bank.id]} devices of {bank.id}. It goes on with "
+                text += "the others, and counts a silent one at the most it may draw."
+            self._demo.say("devices", state.site, text, {"bank": bank.id, "unreachable": silent})
 
     def _picture(self) -> None:
         parts = []

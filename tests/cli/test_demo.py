@@ -68,8 +68,33 @@ def test_the_demo_ends_with_a_summary_confirmed_receipts_and_no_violation() -> N
     assert summary["orders"] > 0
     assert summary["hash_mwh"] > 0
     assert summary["always_on_usd"] != 0
+    named = {"decisions", "orders", "receipts", "invariant_violations", "hash_mwh", "hpc_mwh", "curtailed_mwh"}
+    assert named | {"profit_usd", "always_on_usd"} <= summary.keys()
+    assert summary["receipts"].keys() == {"confirmed", "partial", "refused", "unreachable"}
     told = {line["event"] for line in lines[:-1]}
     assert {"broker", "ready", "price", "decision", "confirmed"} <= told
+
+
+def test_ctrl_c_at_the_terminal_ends_it_cleanly() -> None:
+    """The terminal sends it to the whole group, the broker's process not being one of it."""
+    command = [*WATTSHIFT, "demo", "--miners", "9", "--sites", "1", "--speed", "10"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "is confirmed" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.communicate(timeout=60)[0]
+    told = "".join(said) + rest
+    assert process.returncode == 0, told
+    assert "The demo ends" in rest
+    assert "No invariant was violated." in rest
+    assert "Traceback" not in told
+    assert "lost after" not in rest, "the broker outlives its clients"
 
 
 def test_status_shows_both_sites(running: Running) -> None:

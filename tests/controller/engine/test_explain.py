@@ -143,6 +143,11 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "cap",
+        {"limit_mw": 0.5, "jobs": tuple(job(f"j{i}", mw=0.2, value=410.0) for i in range(60))},
+        "Hall A, Hall B and HPC give up 18.5 MW to keep",  # of the queue's 12 MW, what 5 MW of nodes could draw
+    ),
+    (
+        "cap",
         {"limit_mw": 1.5, "jobs": [job("gold", mw=1.0, firm=True)]},
         "1.0 MW of firm work on HPC is not served (running firm jobs cut: 1, waiting ones not started: 0); site at",
     ),
