@@ -173,6 +173,8 @@ def _follow(events: Any, imposed: dict[str, Any], *, as_json: bool) -> dict[str,
     """Tell what becomes of it, until every bank has done it or failed to; the override as it was last told."""
     last, told = imposed, ""
     if _settled(last):
+        if not as_json:
+            typer.echo(_progress(last))
         return last
     for event in events:
         if event.kind != "override" or event.data["id"] != imposed["id"]:

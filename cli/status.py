@@ -55,7 +55,7 @@ def _all_sites(sites: list[dict[str, Any]]) -> str:
         rows.append([each["site"], state_of(each), *figures, *money, age_of(each), ", ".join(each["faults"])])
     columns = ("site", "state", "metered", "planned", "cap", "price", "USD/h", "data age", "faults")
     styles = ["red" if unheard(each) else "yellow" if _degraded(each) else None for each in sites]
-    return "\n".join([table(columns, rows, styles), *(each["sentence"] for each in sites)])
+    return "\n".join([table(columns, rows, styles), *(f"{each['site']}: {each['sentence']}" for each in sites)])
 
 
 def _one_site(site: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from cli.text import paint, table
-from contract.messages import BankReceipt, Mode, Receipt, ReceiptState
+from contract.messages import BankReceipt, DeviceCounts, Mode, PartitionReading, Receipt, ReceiptState
 from contract.reasons import ReceiptReason
 from controller.roles import Role, entry
 from tests.controller.api.stand import TOKEN, Stand, deciding, standing
@@ -252,6 +252,26 @@ class TestDoctor:
         assert "60.0 s ahead" in ended.out
         assert "NTP" in ended.out
         assert "[mqtt] host" in ended.out
+
+    async def test_devices_schedulers_and_price_feeds_that_fail_are_each_told_with_the_fix(
+        self, tmp_path: Path
+    ) -> None:
+        async with standing(**deciding(usd_per_mwh=None)) as stand:
+            stand.join("alpha")
+            banks = list(report(seq=2).banks)
+            banks[0] = banks[0].model_copy(update={"devices": DeviceCounts(running=3, unreachable=2)})
+            silent = PartitionReading(bank="bank-1", nodes_up=4, nodes_busy=0, admitting=True, age_ms=400_000)
+            stand.bus.deliver(report(seq=2, banks=tuple(banks), partitions=(silent,)))
+            ended = await Desk(stand, tmp_path).run("doctor", "--json")
+        wrong = {each["check"]: each for each in ended.json["findings"] if each["ok"] is False}
+        assert (ended.code, set(wrong)) == (3, {"devices", "scheduler", "price"})
+        for check, detail, fix in (
+            ("devices", "2 unreachable, in bank-0", "network"),
+            ("scheduler", "answered 400 s ago", "slurmctld"),
+            ("price", "knows none", "[feeds.prices.fixed]"),
+        ):
+            assert detail in wrong[check]["detail"]
+            assert fix in wrong[check]["fix"]
 
     async def test_where_nobody_answers_it_says_what_to_do(self, desk: Desk) -> None:
         ended = await desk.run("doctor", "--url", "http://127.0.0.1:9")
