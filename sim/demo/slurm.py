@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any, Final
 
 import aiohttp
@@ -98,6 +99,8 @@ class SlurmSummary:
     """The least that they drew while jobs ran and waited, outside the price spike and the event."""
     hall_given_back_w: int | None
     """The most that they drew after the queue had emptied."""
+    cap_used_milli: int | None
+    """Of the cap, in thousandths, what the plant drew on average while jobs ran and waited."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -152,6 +155,7 @@ class SlurmDemo:
         self._full_queue_w: list[int] = []
         self._empty_queue_w: list[int] = []
         self._given_back_w: list[int] = []
+        self._used_w: list[float] = []
         self._cluster: SlurmCluster
         self._controller: Controller
         self._site: HybridSite
@@ -193,6 +197,7 @@ class SlurmDemo:
             max(self._empty_queue_w, default=None),
             min(self._full_queue_w, default=None),
             max(self._given_back_w, default=None),
+            round(1e3 * fmean(self._used_w) / self._cap_w) if self._used_w else None,
         )
 
     # -- start -------------------------------------------------------------------------------------------------------
@@ -338,6 +343,7 @@ class SlurmDemo:
                 self._empty_queue_w.append(hall_w)
             elif now_s - began_s < QUEUE_UNTIL_S and busy >= NODES // 2:
                 self._full_queue_w.append(hall_w)
+                self._used_w.append(self._site.power_w)
             elif now_s - began_s > QUEUE_UNTIL_S and not busy:
                 self._given_back_w.append(hall_w)
 
