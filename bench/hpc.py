@@ -279,15 +279,20 @@ def _hybrid_figures(results: Sequence[Result]) -> dict[str, Any]:
         "first_action_p50_s": round(percentile(firsts, 0.5), 3),
         "first_action_p99_s": round(percentile(firsts, 0.99), 3),
         "reached_p99_s": round(percentile([_or(result.reached_s) for result in results], 0.99), 2),
-        "shed30_s": round(max((_or(result.reached_s) for result in thirty), default=0.0), 2),
+        "shed30_s": _slowest(thirty),
     }
 
 
 def _alone_figures(results: Sequence[Result]) -> dict[str, Any]:
     return {
-        "shed30_hpc_only_s": round(max((_or(result.reached_s) for result in results), default=0.0), 2),
+        "shed30_hpc_only_s": _slowest(results),
         "hpc_only_met": sum(result.met(ALONE_WITHIN_S) for result in results),
     }
+
+
+def _slowest(results: Sequence[Result]) -> float | None:
+    """None where no target was of that kind."""
+    return round(max(_or(result.reached_s) for result in results), 2) if results else None
 
 
 def _or(reached_s: float | None) -> float:
