@@ -17,6 +17,8 @@ class DecisionReason(StrEnum):
     CAP = "cap"
     """Shed to fit a site, feeder or cooling limit."""
     OVERRIDE = "override"
+    AWARD = "award"
+    """Runs although its energy costs more than it earns: a reserve award must be running to be shed."""
     PRICE_BELOW_BREAK_EVEN = "price_below_break_even"
     """Runs: it earns more than its energy costs."""
     PRICE_ABOVE_BREAK_EVEN = "price_above_break_even"

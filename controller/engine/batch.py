@@ -14,6 +14,7 @@ from controller.engine.optimiser.layout import (
     F8,
     I4,
     LEVELS,
+    NO_LIMIT_MW,
     OFF,
     RUN,
     U1,
@@ -94,7 +95,7 @@ def problem(sites: Sequence[Posed]) -> Problem:
         GRID,
         Sites(
             _offsets([len(one.units) for one in sites]), row_from, np.array([one.price for one in sites]),
-            np.zeros(len(sites), np.uint8),
+            np.array([one.awarded for one in sites], np.uint8),
         ),
         u,
         Rows(
@@ -124,6 +125,9 @@ def carried_on(p: Problem, starts: Sequence[Start]) -> tuple[Duals, Before]:
             was = start.carry.row_price[then][:, start.step]
             # What the last megawatt is worth stays, so a limit's price gives way to the energy's as that changes.
             moved = was + start.carry.price[start.step] - p.sites.price[s]
+            if p.sites.award[s]:  # what arms a reserve is paid the more, the dearer its energy
+                arms = row0 + now == p.sites.row_from[s + 1] - 1
+                moved[arms] = was[arms] - start.carry.price[start.step] + p.sites.price[s]
             duals.row[row0 + now] = np.where(was > 0.0, np.maximum(moved, 0.0), 0.0)
         for n in sorted(fresh):
             if np.isfinite(p.units.work_h[n]):
@@ -150,6 +154,8 @@ def from_nothing(p: Problem) -> Duals:
         row0, row1 = p.sites.row_from[s : s + 2]
         if row0 < row1:
             _price_meter(p, s, row0, worth, full_mw * share, duals)
+        if p.sites.award[s]:
+            _price_award(p, s, row1 - 1, worth, full_mw * share, duals)
     for n in np.flatnonzero(batch):
         _price_work(p, int(n), duals)
     return duals
@@ -159,12 +165,22 @@ def _price_meter(p: Problem, s: int, row: int, worth: F8, mw: F8, duals: Duals) 
     """The first row's price where it binds: what the last unit that fits it is worth, less the energy's price."""
     units = np.arange(p.sites.unit_from[s], p.sites.unit_from[s + 1])
     units = units[np.isin(units, _owners(p)[p.units.rows == row])]
-    if not len(units):
+    if not len(units) or (p.units.weight[p.units.rows == row] <= 0.0).any():
         return
     order = units[np.argsort(-worth[units], kind="stable")]
     last = np.searchsorted(np.cumsum(mw[order]), p.rows.cap[row], side="left")
     dearest = np.append(worth[order], 0.0)[last]
     duals.row[row] = np.clip(dearest - p.sites.price[s], 0.0, p.rows.penalty[row])
+
+
+def _price_award(p: Problem, s: int, row: int, worth: F8, mw: F8, duals: Duals) -> None:
+    """A reserve's price: what the last unit loses that is needed to arm it, those that lose least first."""
+    units = np.arange(p.sites.unit_from[s], p.sites.unit_from[s + 1])
+    order = units[np.argsort(-worth[units], kind="stable")]
+    need = np.where(p.rows.cap[row] < NO_LIMIT_MW, -p.rows.cap[row], 0.0)
+    last = np.searchsorted(np.cumsum(mw[order]), need, side="left").clip(0, len(order) - 1)
+    loss = p.sites.price[s] - worth[order][last]
+    duals.row[row] = np.where(need > 0.0, np.clip(loss, 0.0, p.rows.penalty[row]), 0.0)
 
 
 def _price_work(p: Problem, n: int, duals: Duals) -> None:

@@ -72,7 +72,8 @@ def _decision(site: Site, envelope: Envelope, chosen: Dispatch) -> SiteDecision:
         planned_w=planned_w,
         margin_usd_per_h=margin_usd_per_h(site, [(bank, outcome) for bank, outcome, _ in rows], planned_w),
         shortfalls=short,
-        sentence=sentence(site, envelope, rows, short, planned_w, chosen.note),
+        sentence=sentence(site, envelope, rows, short, planned_w, chosen),
+        armed_w=min(chosen.armed_mw // MW_PER_W, POWER_W_MAX) if envelope.awards else None,
         plan=chosen.note,
         carry=chosen.carry,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from contract.messages import Job, JobState
 from contract.reasons import DecisionReason
@@ -19,7 +19,9 @@ from controller.engine.facts import MW_PER_W, Bank, Site
 from controller.engine.lots import Class, Lot, Why, offer
 from controller.engine.model import PlanNote
 from controller.engine.rules import Bounds, Envelope, Floor, Limit
-from controller.engine.wish import Ahead, Wish
+from controller.engine.wish import Ahead, AheadKind, Wish
+
+_AT_A_LOSS: Final = frozenset({AheadKind.RESTART, AheadKind.EARLY, AheadKind.JOB})
 
 
 class Blame(IntEnum):
@@ -75,6 +77,9 @@ class Dispatch:
     idle_mw: list[int]
     """What each node carries with every bank at its least: overheads, idle power, what cannot be steered."""
     late: list[Late] = field(default_factory=list)
+    armed_mw: int = 0
+    """Of the main's, what could be shed at once: hash banks above idle and flexible jobs, in milliwatts. Counted while
+    a reserve is awarded."""
     note: PlanNote | None = None
     """How the plan behind it came out, where one was asked for."""
     carry: str = ""
@@ -102,11 +107,15 @@ def dispatch(site: Site, envelope: Envelope, wish: Wish | None = None) -> Dispat
     for floor in sorted(envelope.floors, key=lambda f: (-_depth(site, f.node), f.id)):
         if floor.bank is None:
             fill.reach(floor, lots[first:])
+    fill.arm(lots[first:])
     for lot in lots[first:]:
         if lot.wanted and lot.taken_w < lot.width_w and not fill.puts_off(lot):
             fill.take(lot, lot.width_w - lot.taken_w)
     fill.settle()
-    return Dispatch(fill.outcomes, fill.used_mw, fill.idle_mw)
+    if not envelope.awards:
+        return Dispatch(fill.outcomes, fill.used_mw, fill.idle_mw)
+    fill.credit_award()
+    return Dispatch(fill.outcomes, fill.used_mw, fill.idle_mw, armed_mw=fill.armed_mw())
 
 
 class _Fill:
@@ -210,6 +219,46 @@ class _Fill:
                 left_w = lot.width_w - lot.taken_w
                 self.take(lot, left_w if lot.job is not None else min(left_w, need_w), floor)
 
+    def arm(self, lots: Sequence[Lot]) -> None:
+        """Take lots, best first and whatever the price, until what could be shed makes up the reserves awarded."""
+        need_mw = self._reserve_mw()
+        if not need_mw:
+            return
+        award = Floor(self.envelope.awards[0].id, self.envelope.reserve_w, self.site.root)
+        for lot in lots:
+            missing_mw = need_mw - self.armed_mw()
+            if missing_mw <= 0:
+                return
+            bank, left_w = self.site.banks[lot.bank], lot.width_w - lot.taken_w
+            if left_w > 0 and (lot.job is None or not lot.job.firm):
+                need_w = -(-missing_mw // bank.plate.pue_milli)
+                self.take(lot, left_w if lot.job is not None else min(left_w, need_w), award)
+
+    def credit_award(self) -> None:
+        """A bank that a plan runs against the price, and that the reserve would be short without, runs for it."""
+        spare_mw = self.armed_mw() - self._reserve_mw()
+        for bank, outcome in zip(self.site.banks, self.outcomes, strict=True):
+            ahead = outcome.ahead.kind if outcome.why is Why.AHEAD and outcome.ahead is not None else None
+            drawn_mw = max(0, outcome.target_w - bank.plate.idle_w) * bank.plate.pue_milli
+            if ahead in _AT_A_LOSS and 0 < drawn_mw > spare_mw:
+                outcome.against_price, outcome.asked_by = Class.ASKED, self.envelope.awards[0].id
+
+    def armed_mw(self) -> int:
+        """What of the main's could be shed at once, in milliwatts: hash banks above idle, and flexible jobs."""
+        armed_mw = 0
+        for i, (bank, outcome) in enumerate(zip(self.site.banks, self.outcomes, strict=True)):
+            if bank.work is None:
+                frozen = self.envelope.bounds[i].frozen_w is not None
+                watts = 0 if frozen else self.taken_w[i]
+            else:
+                watts = sum(job.power_w for job in outcome.jobs.values() if not job.firm)
+            armed_mw += watts * bank.plate.pue_milli
+        return armed_mw
+
+    def _reserve_mw(self) -> int:
+        """What is to be armed, and a margin for what the meter will not show of it."""
+        return self.envelope.reserve_w * (MW_PER_W + self.site.params.cap_margin_milli)
+
     def settle(self) -> None:
         """Set the targets; a hash bank's in whole devices."""
         for i, (bank, bounds) in enumerate(zip(self.site.banks, self.envelope.bounds, strict=True)):
@@ -227,6 +276,7 @@ class _Fill:
                 self._round_up(outcome, bank, bounds, wish_w)
             used_w = max(outcome.target_w - bank.plate.idle_w, 0)
             self._load(self.used_mw, bank, used_w - self.taken_w[i])
+            self.taken_w[i] = used_w
 
     def _round_up(self, outcome: Outcome, bank: Bank, bounds: Bounds, wish_w: int) -> None:
         """A floor is reached with one device more rather than missed with one less, where there is room."""

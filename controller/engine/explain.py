@@ -43,17 +43,20 @@ def reason_of(site: Site, bounds: Bounds, outcome: Outcome) -> tuple[DecisionRea
         return DecisionReason.DATA_STALE, "offline"
     if outcome.stale or DecisionReason.DATA_STALE in biting:
         return DecisionReason.DATA_STALE, "report"
-    return _weaker(bounds, outcome, biting)
+    return _weaker(site, bounds, outcome, biting)
 
 
-def _weaker(bounds: Bounds, outcome: Outcome, biting: dict[DecisionReason, str]) -> tuple[DecisionReason, str]:
-    """Ramp, overrides, dwell, and at last the economics."""
+def _weaker(
+    site: Site, bounds: Bounds, outcome: Outcome, biting: dict[DecisionReason, str]
+) -> tuple[DecisionReason, str]:
+    """Ramp, overrides, what a reserve needs, dwell, and at last the economics."""
     if DecisionReason.RAMP in biting and not bounds.hold:
         return DecisionReason.RAMP, ""
     if bounds.forced is not None and (bounds.hold or bounds.force or outcome.against_price is Class.ASKED):
         return DecisionReason.OVERRIDE, bounds.forced.cause
     if outcome.against_price is Class.ASKED:
-        return DecisionReason.OVERRIDE, outcome.asked_by
+        awarded = any(award.id == outcome.asked_by for award in site.awards)
+        return DecisionReason.AWARD if awarded else DecisionReason.OVERRIDE, outcome.asked_by
     kept_down = bounds.rise_w is not None and outcome.desire_w > bounds.rise_w and outcome.target_w <= bounds.rise_w
     if kept_down or outcome.against_price is Class.KEPT:
         return DecisionReason.HOLD_DWELL, ""

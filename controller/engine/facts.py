@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import Final, TypeVar
 
 from contract.messages import BankPlate, BankReading, Job, JobState, Mode, PartitionReading, Wire, Workload
-from controller.engine.model import Obligation, Override, Params, SiteSnapshot
+from controller.engine import halls
+from controller.engine.model import Hall, Obligation, Override, Params, SiteSnapshot
 from controller.engine.value import Segment, curve
 
 MW_PER_W: Final = 1_000
@@ -38,7 +39,8 @@ class Steering(StrEnum):
 
 @dataclass(slots=True)
 class Node:
-    """One feeder. The last ancestor of every feeder is the main, `nodes[site.root]`."""
+    """One feeder, or what a hall's cooling carries. The last ancestor of every feeder is the main,
+    `nodes[site.root]`."""
 
     id: str
     parent: int | None
@@ -51,6 +53,8 @@ class Node:
     """What the banks below draw now, PUE included at the main, in milliwatts."""
     spread_milli: int = 0
     """By how many thousandths the meter exceeds what is known: a rise is planned to cost that much more."""
+    hall: Hall | None = None
+    """Whose cooling it is; None for a feeder."""
 
 
 @dataclass(slots=True)
@@ -70,7 +74,7 @@ class Bank:
     id: str
     plate: BankPlate
     path: tuple[int, ...]
-    """Node indices from its own feeder to the main."""
+    """Node indices from its own feeder to the main, its hall's cooling before that."""
     reading: BankReading | None
     fresh: bool
     """Whether its power may be raised on what is known."""
@@ -109,11 +113,16 @@ class Site:
     nodes: list[Node]
     root: int
     obligations: list[Obligation]
+    """Curtailments alone."""
+    awards: list[Obligation]
+    """Reserves awarded, now or for later."""
     overrides: list[Override]
     price: float | None
     """USD per MWh, None where none is fresh."""
     hashprice: float | None
     """USD per PH and day, None where none is fresh."""
+    ambient_c: float | None
+    """None where none is fresh."""
 
     def factor(self, node: int, bank: Bank) -> int:
         """Milliwatts at the node per bank watt: feeders carry bank watts, the main carries cooling and losses too."""
@@ -138,6 +147,9 @@ def canonical(items: Iterable[W], key: Callable[[W], str]) -> list[W]:
 def digest(snapshot: SiteSnapshot, params: Params, at_ms: int) -> Site:
     """Everything the rules and the economics need of one site."""
     plate, report = snapshot.nameplate, snapshot.report
+    ambient_c = None if snapshot.ambient is None else snapshot.ambient.dry_bulb_c
+    if snapshot.ambient is None or snapshot.ambient.age_ms > params.stale_ambient_ms:
+        ambient_c = None
     feeders = canonical(plate.feeders, lambda f: f.id)
     index = {feeder.id: i for i, feeder in enumerate(feeders)}
     parents = [None if f.parent is None else index[f.parent] for f in feeders]
@@ -153,22 +165,35 @@ def digest(snapshot: SiteSnapshot, params: Params, at_ms: int) -> Site:
         if report
         else {}
     )
+    paths = {f.id: _path(index[f.id], parents) for f in feeders}
+    nodes = [Node(f.id, parents[i], f.limit_w, metered.get(f.id)) for i, f in enumerate(feeders)]
+    cooled = canonical(snapshot.halls, lambda h: h.id)
+    served: dict[str, list[int]] = {}
+    for hall in cooled:
+        if hall.cooling_w:
+            for bank in hall.banks:
+                served.setdefault(bank, []).append(len(nodes))
+            limit_w = int(halls.at(hall.cooling_w, ambient_c))
+            nodes.append(Node(f"{halls.PREFIX}{hall.id}", None, limit_w, None, hall=hall))
+    due = [
+        o
+        for o in canonical(snapshot.obligations, lambda o: o.id)
+        if o.site == snapshot.site and o.ends_at_ms > max(at_ms, o.starts_at_ms)
+    ]
     site = Site(
         snapshot=snapshot,
         params=params,
         at_ms=at_ms,
         steering=_steering(snapshot),
-        banks=_banks(snapshot, {f.id: _path(index[f.id], parents) for f in feeders}, fresh, age),
-        nodes=[Node(f.id, parents[i], f.limit_w, metered.get(f.id)) for i, f in enumerate(feeders)],
+        banks=_banks(snapshot, paths, served, halls.shares(cooled, ambient_c), fresh, age),
+        nodes=nodes,
         root=root,
-        obligations=[
-            o
-            for o in canonical(snapshot.obligations, lambda o: o.id)
-            if o.site == snapshot.site and o.ends_at_ms > max(at_ms, o.starts_at_ms)
-        ],
+        obligations=[o for o in due if o.award_w is None],
+        awards=[o for o in due if o.award_w is not None],
         overrides=[o for o in canonical(snapshot.overrides, lambda o: o.id) if o.site == snapshot.site],
         price=_known(snapshot.energy.usd_per_mwh, snapshot.energy.age_ms, params.stale_price_ms),
         hashprice=_known(snapshot.hashprice.usd_per_ph_day, snapshot.hashprice.age_ms, params.stale_hashprice_ms),
+        ambient_c=ambient_c,
     )
     _measure_overheads(site)
     return site
@@ -192,14 +217,24 @@ def _path(node: int, parents: list[int | None]) -> tuple[int, ...]:
 
 
 def _banks(
-    snapshot: SiteSnapshot, paths: dict[str, tuple[int, ...]], fresh: Callable[[int | None], bool], age_ms: int | None
+    snapshot: SiteSnapshot,
+    paths: dict[str, tuple[int, ...]],
+    served: dict[str, list[int]],
+    shares: dict[str, int],
+    fresh: Callable[[int | None], bool],
+    age_ms: int | None,
 ) -> list[Bank]:
+    """`served`: the cooling nodes of a bank; `shares`: its PUE in thousandths, where the weather makes it more."""
     report = snapshot.report
     readings = {r.id: r for r in canonical(report.banks, lambda r: r.id)} if report else {}
     partitions = {p.bank: p for p in canonical(report.partitions, lambda p: p.bank)} if report else {}
     previous = {p.bank: p.target_w for p in canonical(snapshot.previous, lambda p: p.bank)}
     banks: list[Bank] = []
-    for plate in canonical(snapshot.nameplate.banks, lambda b: b.id):
+    for given in canonical(snapshot.nameplate.banks, lambda b: b.id):
+        plate = given
+        if shares.get(given.id, 0) > given.pue_milli:
+            plate = given.model_copy(update={"pue_milli": shares[given.id]})
+        *feeders, main = paths[plate.feeder]
         reading = readings.get(plate.id)
         partition = partitions.get(plate.id)
         work = _work(partition, fresh) if plate.workload is Workload.HPC else None
@@ -216,7 +251,7 @@ def _banks(
             Bank(
                 id=plate.id,
                 plate=plate,
-                path=paths[plate.feeder],
+                path=(*feeders, *served.get(plate.id, ()), main),
                 reading=reading,
                 fresh=reading is not None and power_w is not None and fresh(reading.age_ms),
                 held_w=held_w,

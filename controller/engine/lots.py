@@ -129,7 +129,7 @@ def _hash_offer(site: Site, index: int, bank: Bank, bounds: Bounds, wish: BankWi
 def _sure_w(bank: Bank, wish: BankWish) -> int:
     """What a bank that the plan runs draws whatever the price of now: its lowest level as far as it is up, or what it
     is to start with. Above that the price decides, for a level is changed at no cost."""
-    if wish.target_w == 0 or bank.up_w <= bank.plate.idle_w or not bank.segments:
+    if wish.exact or wish.target_w == 0 or bank.up_w <= bank.plate.idle_w or not bank.segments:
         return wish.target_w
     return min(bank.up_w, bank.segments[0].to_w)
 

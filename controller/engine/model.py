@@ -7,11 +7,12 @@ into a `Decision`. Both are journalled as their JSON, and replaying the one must
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from itertools import pairwise
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from contract.messages import Nameplate, Report, ShedStep, Wire, Workload
+from contract.messages import MAX_BANKS, MAX_FEEDERS, Nameplate, Report, ShedStep, Wire, Workload
 from contract.reasons import DecisionReason
 from contract.units import DurationMs, Name, PowerW, SignedPowerW, TimeMs, UsdPerMwh
 
@@ -21,13 +22,22 @@ Text = Annotated[str, Field(max_length=400)]
 Key = Annotated[str, Field(min_length=1, max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
+DegreesC = Annotated[float, Field(ge=-90, le=70, allow_inf_nan=False)]
+PueMilli = Annotated[int, Field(ge=1_000, le=5_000)]
+
 OUTLOOK_STEPS_MAX: Final = 1_500
+CURVE_MAX: Final = 32
 CARRY_MAX: Final = 4_000_000
 
 
 def _empty(value: object) -> bool:
     """What a decision made without a plan leaves out of its bytes: they stay those of a journal older than plans."""
     return not value
+
+
+def _none(value: object) -> bool:
+    """Likewise, of what may be 0."""
+    return value is None
 
 
 class EnergyPrice(Wire):
@@ -67,6 +77,35 @@ class Outlook(Wire):
     """What made it."""
 
 
+class Hall(Wire):
+    """What one cooling plant serves: the banks it carries the heat of, by what the weather lets it."""
+
+    id: Name
+    banks: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_BANKS)]
+    cooling_w: Annotated[tuple[tuple[DegreesC, PowerW], ...], Field(max_length=CURVE_MAX)] = ()
+    """(dry bulb, the most all its banks may draw together); empty where cooling limits nothing."""
+    pue_milli: Annotated[tuple[tuple[DegreesC, PueMilli], ...], Field(max_length=CURVE_MAX)] = ()
+    """(dry bulb, site watts per bank watt in thousandths): holds where it is above the nameplate's. May be empty."""
+
+    @model_validator(mode="after")
+    def _curves_run_one_way(self) -> Self:
+        for name, rises in (("cooling_w", -1), ("pue_milli", 1)):
+            curve: tuple[tuple[float, int], ...] = getattr(self, name)
+            for (low_c, low), (high_c, high) in pairwise(curve):
+                if low_c >= high_c:
+                    raise ValueError(f"{name}: temperatures must rise strictly")
+                if (high - low) * rises < 0:
+                    raise ValueError(f"{name}: must not {'rise' if rises < 0 else 'fall'} as the weather warms")
+        return self
+
+
+class Ambient(Wire):
+    """The newest temperature known at the site."""
+
+    dry_bulb_c: DegreesC
+    age_ms: DurationMs
+
+
 class Quota(Wire):
     """The site's part of what a fleet may draw together: a cap at the main meter until `until_ms`."""
 
@@ -92,6 +131,9 @@ class Obligation(Wire):
     """How long before the start the site was told."""
     firm_too: bool = False
     """A legal order (emergency load shed): firm HPC work may be cut for it as well."""
+    award_w: Annotated[PowerW | None, Field(exclude_if=_none)] = None
+    """Set for a reserve award: nothing is curtailed yet (`target_w` is as good as none), but this much of what the
+    main meter shows must be running in the window and be such that it can be shed."""
 
 
 class OverrideKind(StrEnum):
@@ -153,6 +195,9 @@ class SiteSnapshot(Wire):
     previous: tuple[PreviousSetpoint, ...] = ()
     outlook: Outlook | None = None
     quota: Quota | None = None
+    halls: Annotated[tuple[Hall, ...], Field(max_length=MAX_FEEDERS, exclude_if=_empty)] = ()
+    ambient: Annotated[Ambient | None, Field(exclude_if=_empty)] = None
+    """None where none is known, or nothing needs it."""
     carry: Annotated[str, Field(max_length=CARRY_MAX)] = ""
     """What the last plan left, as `SiteDecision.carry` gave it; the engine's own, and ignored where it does not fit."""
 
@@ -190,6 +235,8 @@ class Params(Wire):
     """Older data never raises power."""
     stale_price_ms: DurationMs = 20 * 60_000
     stale_hashprice_ms: DurationMs = 3 * 24 * 3_600_000
+    stale_ambient_ms: DurationMs = 3 * 3_600_000
+    """An older temperature is none: cooling is then planned as on the hottest day its curve tells of."""
     unknown_price: Stance = Stance.HOLD
     hysteresis_usd_per_mwh: Annotated[float, Field(ge=0, le=10_000)] = 3.0
     """A running bank stays up until the price is this far above its break-even; a stopped one until this far below."""
@@ -224,7 +271,7 @@ class BankDecision(Wire):
 class Shortfall(Wire):
     """A limit or obligation that cannot be met, said before it is due."""
 
-    kind: Literal["site_cap", "feeder", "cooling", "obligation", "firm_load", "floor", "deadline"]
+    kind: Literal["site_cap", "feeder", "cooling", "obligation", "firm_load", "floor", "deadline", "award"]
     id: Text
     short_w: PowerW
     detail: Text = ""
@@ -258,6 +305,8 @@ class SiteDecision(Wire):
     shortfalls: tuple[Shortfall, ...] = ()
     sentence: Annotated[str, Field(max_length=1_000)]
     """Why this, now, in one sentence an operator can read."""
+    armed_w: Annotated[PowerW | None, Field(exclude_if=_none)] = None
+    """While a reserve is awarded: what of the dispatch can be shed at once, at the main meter. Else None."""
     plan: Annotated[PlanNote | None, Field(exclude_if=_empty)] = None
     """None where no plan was asked for."""
     carry: Annotated[str, Field(max_length=CARRY_MAX, exclude_if=_empty)] = ""

@@ -8,9 +8,10 @@ from typing import Final
 
 from contract.reasons import DecisionReason
 from contract.units import MS_PER_MINUTE, W_PER_MW
-from controller.engine.economics import Outcome
-from controller.engine.facts import Bank, Site
-from controller.engine.model import BankDecision, PlanNote, Shortfall, Stance
+from controller.engine.economics import Dispatch, Outcome
+from controller.engine.facts import MW_PER_W, Bank, Site
+from controller.engine.halls import PREFIX
+from controller.engine.model import BankDecision, Shortfall, Stance
 from controller.engine.rules import FLEET, Envelope
 from controller.engine.wish import Ahead, AheadKind
 
@@ -81,7 +82,7 @@ def sentence(
     banks: Sequence[tuple[Bank, Outcome, BankDecision]],
     short: Sequence[Shortfall],
     planned_w: int,
-    note: PlanNote | None = None,
+    chosen: Dispatch,
 ) -> str:
     """Who does what and why, what falls short, and where that leaves the site."""
     groups: dict[tuple[int, str, bool, str], Group] = {}
@@ -98,8 +99,10 @@ def sentence(
     clauses += [_shortfall_clause(s) for s in short[:_SHORTFALLS_SHOWN]]
     if len(short) > _SHORTFALLS_SHOWN:
         clauses.append(f"{len(short) - _SHORTFALLS_SHOWN} more shortfalls")
-    if note is not None and note.fallback in _FALLBACKS:
-        clauses.append(_FALLBACKS[note.fallback])
+    if envelope.awards:
+        clauses.append(_armed(envelope, chosen))
+    if chosen.note is not None and chosen.note.fallback in _FALLBACKS:
+        clauses.append(_FALLBACKS[chosen.note.fallback])
     cap_w = min(limit.watts for limit in envelope.limits[site.root])
     return _one_sentence(clauses, f"site at {_of(planned_w, cap_w)}")
 
@@ -165,6 +168,13 @@ def _cap(group: Group) -> str:
     own = next((o for o in site.overrides if o.id == cause), None)
     for i, limits in enumerate(group.envelope.limits):
         for limit in limits:
+            hall = site.nodes[i].hall
+            if limit.id == cause and hall is not None:
+                weather = "as on its hottest day, for no temperature is known"
+                if site.ambient_c is not None:
+                    weather = f"at {site.ambient_c:.0f} C outside"
+                head = f"{group.verb('give', 'gives')} up {group.given_up}: the cooling of {join_names([hall.id])}"
+                return f"{head} carries {power(limit.watts)} {weather}"
             if limit.id == cause and limit.kind != "obligation":
                 where = "the site" if i == site.root else f"feeder {site.nodes[i].id}"
                 by = f" by cap {_override(group)}" if own is not None else ""
@@ -201,6 +211,20 @@ def _ramp(group: Group) -> str:
 
 def _manual(group: Group) -> str:
     return f"{group.verb('keep', 'keeps')} {group.target}: override {_override(group)}"
+
+
+def _award(group: Group) -> str:
+    head = f"{group.verb('keep', 'keeps')} {group.target} running at {_price(group)}"
+    return f"{head}, above {group.break_even}: reserve award {_clean(group.first.cause)} needs it to shed"
+
+
+def _armed(envelope: Envelope, chosen: Dispatch) -> str:
+    """What the reserves awarded may call on."""
+    ids = _listed([_clean(award.id) for award in envelope.awards])
+    first = min(award.starts_at_ms for award in envelope.awards)
+    last = max(award.ends_at_ms for award in envelope.awards)
+    window = f"{_clock(first)} to {_clock(last)} UTC"
+    return f"{power(chosen.armed_mw // MW_PER_W)} can be shed for {power(envelope.reserve_w)} awarded ({ids}, {window})"
 
 
 def _dwell(group: Group) -> str:
@@ -306,6 +330,7 @@ _CLAUSES: Final[dict[DecisionReason, Callable[[Group], str]]] = {
     DecisionReason.DATA_STALE: _data_stale,
     DecisionReason.RAMP: _ramp,
     DecisionReason.OVERRIDE: _manual,
+    DecisionReason.AWARD: _award,
     DecisionReason.HOLD_DWELL: _dwell,
     DecisionReason.PRICE_STALE: _price_stale,
     DecisionReason.PLAN_AHEAD: _ahead,
@@ -348,10 +373,11 @@ def _shortfall_clause(short: Shortfall) -> str:
     amount, name = power(short.short_w), _clean(short.id)
     head = {
         "feeder": f"{amount} over the limit {name}",
-        "cooling": f"{amount} over what cooling {name} carries",
+        "cooling": f"{amount} over what the cooling of {join_names([name.removeprefix(PREFIX)])} carries",
         "site_cap": f"{amount} over the site cap {name}",
         "firm_load": f"{amount} of firm work on {join_names([short.id])} is not served",
         "obligation": f"{amount} short of obligation {name}",
+        "award": f"{amount} short of reserve award {name}",
         "floor": f"{amount} short of the floor {name}",
         "deadline": f"job {name} ({amount}) will not be done in time",
     }[short.kind]

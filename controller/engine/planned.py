@@ -23,10 +23,10 @@ from controller.engine.economics import Dispatch, Late
 from controller.engine.facts import Site, Steering
 from controller.engine.model import PlanNote
 from controller.engine.optimiser import solver
-from controller.engine.optimiser.layout import OFF, RUN, Duals, Problem
+from controller.engine.optimiser.layout import NO_LIMIT_MW, OFF, RUN, Duals, Problem
 from controller.engine.optimiser.solver import Plan
 from controller.engine.outlook import PricePaths
-from controller.engine.pose import GRID, STEPS, Posed, TooLargeError, Unit, due_and_left_h, pose
+from controller.engine.pose import EDGE_H, GRID, STEPS, Posed, TooLargeError, Unit, due_and_left_h, pose
 from controller.engine.rules import Envelope
 from controller.engine.second import worth_of
 from controller.engine.wish import BankWish, JobWish, Wish
@@ -35,6 +35,7 @@ WARM_ITERATIONS: Final = 3
 COLD_ITERATIONS: Final = 120
 WARM_SWEEPS: Final = 2
 COLD_SWEEPS: Final = 6
+AWARD_SHAKES: Final = 60
 ENOUGH: Final = 1e-3
 """A plan made anew that is this near to its bound, as a share of it, is left as it is."""
 ENOUGH_WARM: Final = 4e-3
@@ -201,12 +202,17 @@ def _search(starts: Sequence[tuple[int, Posed, Start]]) -> list[_Found]:
 
 
 def _anew(sites: Sequence[Posed]) -> list[_Found]:
-    """Plans from nothing."""
-    if not sites:
-        return []
-    p = problem(sites)
-    made = solver.plan(p, from_nothing(p), iterations=COLD_ITERATIONS, sweeps=COLD_SWEEPS, enough=ENOUGH)
-    return _read(p, made, sites)
+    """Plans from nothing. Which set of banks arms a reserve is found by trying sets, not by bettering one at a time."""
+    found: dict[int, _Found] = {}
+    for shakes in (0, AWARD_SHAKES):
+        mine = [i for i, one in enumerate(sites) if one.awarded == bool(shakes)]
+        if mine:
+            p = problem([sites[i] for i in mine])
+            made = solver.plan(
+                p, from_nothing(p), iterations=COLD_ITERATIONS, sweeps=COLD_SWEEPS, shakes=shakes, enough=ENOUGH
+            )
+            found |= zip(mine, _read(p, made, [sites[i] for i in mine]), strict=True)
+    return [found[i] for i in range(len(sites))]
 
 
 def _checked(one: Posed, envelope: Envelope, wish: Wish, sure_gap: float) -> Wish | str:
@@ -231,6 +237,7 @@ def _read(p: Problem, made: Plan, sites: Sequence[Posed]) -> list[_Found]:
         wish = Wish(profit_usd=float(made.profit_usd[s]))
         left = left_of(p, one, made, units, rows, s, gap=0.0)
         out.append(_Found(wish, float(made.bound_usd[s]), _floor_usd(p, s), left))
+        armed = one.awarded and bool(one.rows[-1].cap[0] < NO_LIMIT_MW)
         for unit in one.units:
             until_ms = one.site.at_ms + round(turn_h[n] * MS_PER_HOUR) if turn_h[n] < np.inf else None
             if unit.job is not None:
@@ -240,7 +247,7 @@ def _read(p: Problem, made: Plan, sites: Sequence[Posed]) -> list[_Found]:
                 _note_late(wish, one, unit, run[n])
             elif not unit.locked:
                 target_w = max(round(first_mw[n] * W_PER_MW), unit.least_w) if runs[n] else 0
-                wish.banks[unit.bank] = BankWish(target_w, unit.least_w, until_ms)
+                wish.banks[unit.bank] = BankWish(target_w, unit.least_w, until_ms, exact=armed)
             n += 1
     return out
 
@@ -254,6 +261,8 @@ def _worth_waiting(p: Problem, made: Plan, one: Posed, n: int, *, up: bool) -> b
         return True
     if not runs.any():
         return None
+    if one.awarded and _arms(p, made, one, n, runs):
+        return True
     cost = one.price * u.meter_share[n]
     for k in range(u.row_from[n], u.row_from[n + 1]):
         cost = cost + made.duals.row[u.rows[k]] * u.weight[k]
@@ -262,6 +271,15 @@ def _worth_waiting(p: Problem, made: Plan, one: Posed, n: int, *, up: bool) -> b
     planned = float(cost[runs] @ GRID.hours[runs] / GRID.hours[runs].sum())
     dearest = float(cost[0]) if up else max(at_once, float(cost[0]))
     return dearest - planned > one.site.params.hysteresis_usd_per_mwh * float(u.meter_share[n])
+
+
+def _arms(p: Problem, made: Plan, one: Posed, n: int, runs: NDArray[np.bool_]) -> bool:
+    """Whether a reserve would be short in the hours that the job is planned in, were it not there."""
+    site = int(np.searchsorted(p.sites.unit_from, n, side="right")) - 1
+    units = slice(*p.sites.unit_from[site : site + 2])
+    armed_mw = p.units.meter_share[units] @ made.power_mw[units]
+    left_mw = armed_mw - p.units.meter_share[n] * made.power_mw[n]
+    return bool((runs & (left_mw < -one.rows[-1].cap - EDGE_H)).any())
 
 
 def _gap(bound_usd: float, profit_usd: float, floor_usd: float) -> float:

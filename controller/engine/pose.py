@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from contract.messages import Job, JobState
 from contract.reasons import DecisionReason
 from contract.units import MS_PER_HOUR, W_PER_MW
-from controller.engine import value
+from controller.engine import halls, value
 from controller.engine.economics import plan_cap_mw
 from controller.engine.facts import MW_PER_W, Bank, Site
-from controller.engine.optimiser.layout import F8, LEVELS, Grid, grid
-from controller.engine.rules import Bounds, Envelope, limit_of, shed_from_ms
+from controller.engine.optimiser.layout import F8, LEVELS, NO_LIMIT_MW, Grid, grid
+from controller.engine.rules import Bounds, Envelope, arm_from_ms, limit_of, shed_from_ms
 
 GRID: Final[Grid] = grid()
 STEPS: Final = len(GRID.hours)
@@ -31,7 +31,12 @@ UNITS_MAX: Final = 320
 METER_PENALTY: Final = 20_000.0
 FEEDER_PENALTY: Final = 50_000.0
 NODE_PENALTY: Final = 50_000.0
-"""USD/MWh of exceeding the main meter's limits, a feeder's, and the nodes there are: see docs/optimiser.md."""
+AWARD_PENALTY: Final = 5_000.0
+"""USD/MWh of exceeding the main meter's limits, a feeder's or a hall's cooling, the nodes there are, and of what is
+not armed of a reserve awarded: see docs/optimiser.md."""
+AWARD: Final = "award"
+EDGE_H: Final = 1e-9
+"""Steps are summed up: where one ends and a window does, they are this near."""
 PART: Final = 2
 """Of a bank whose limits bind, one part in so many of its lowest level is the least it is planned at: some of its
 devices may stay down."""
@@ -99,6 +104,11 @@ class Posed:
     """(T,) at the main meter, of all that is no unit."""
     load: Load
 
+    @property
+    def awarded(self) -> bool:
+        """Whether a reserve is awarded within the horizon; its row is then the last."""
+        return bool(self.rows) and self.rows[-1].key == AWARD
+
 
 class TooLargeError(Exception):
     """The site has more units than can be planned in time."""
@@ -134,6 +144,8 @@ class Load:
         """(bank, watts, hours from now)"""
         self.hash_w = self.hpc_w = 0
         """Of all that was added, at the banks."""
+        self.armed_mw = 0
+        """Of it, what could be shed at once, in milliwatts at the main meter."""
 
     def add(self, bank: Bank, watts: int) -> None:
         if bank.hash:
@@ -169,6 +181,7 @@ def _units(index: int, bank: Bank, bounds: Bounds, load: Load) -> Iterable[Unit]
         fixed = bounds.lo_w >= bounds.hi_w and (bounds.hold or bounds.force)
         if fixed or most_w <= idle_w or not bank.segments:
             load.add(bank, max(bounds.lo_w if fixed else 0, idle_w) + bank.stuck_w)
+            load.armed_mw += max(0, bounds.lo_w - idle_w if fixed else 0) * bank.plate.pue_milli
             return
         load.add(bank, bank.stuck_w)
         yield Unit(bank.id, index, None, idle_w, most_w)
@@ -198,6 +211,7 @@ def _job_units(index: int, bank: Bank, bounds: Bounds, load: Load) -> Iterable[U
     for job in flexible[JOBS_MAX:]:
         if job.state is JobState.RUNNING:
             load.add(bank, job.power_w)
+            load.armed_mw += job.power_w * bank.plate.pue_milli
     for job in sorted(flexible[:JOBS_MAX], key=lambda job: job.id):
         yield Unit(f"{bank.id}/{job.id}", index, job, job.power_w, job.power_w)
 
@@ -214,17 +228,48 @@ def _rows(site: Site, envelope: Envelope, units: list[Unit], load: Load, *, mete
         if not below[node]:
             continue
         limits = _limits(site, envelope, node)
-        least_mw = min(mw for mw, _, _ in limits) - load.fixed_mw[node]
+        lowest_mw, cooled = float(min(mw for mw, _, _ in limits)), None
+        if site.nodes[node].hall is not None:
+            cooled = _cooled_mw(site, node)
+            lowest_mw = min(lowest_mw, float(cooled.min()) * MILLIWATTS)
+        least_mw = lowest_mw - load.fixed_mw[node]
         asked = meter and node == site.root
         if asked or sum(unit.most_w * weight for unit, weight in below[node]) * MW_PER_W > least_mw:
             penalty = METER_PENALTY if node == site.root else FEEDER_PENALTY
-            cap = load.left(node, _over_time(site, limits))
+            cap = load.left(node, cooled if cooled is not None else _over_time(site, limits))
             _bind(rows, f"node:{site.nodes[node].id}", cap, penalty, site, below[node])
     for i in range(len(site.banks)):
         mine = [unit for unit in units if unit.bank == i and unit.job is not None]
         if mine:
             _partition_rows(rows, site, i, envelope.bounds[i], mine)
+    if site.awards and units:
+        _award_row(rows, site, units, load)
     return rows
+
+
+def _award_row(rows: list[Row], site: Site, units: list[Unit], load: Load) -> None:
+    """Reserves awarded: what runs and can be shed stays above them, each in its window."""
+    need_mw = np.zeros(STEPS)
+    margin = 1.0 + site.params.cap_margin_milli / MW_PER_W
+    for award in site.awards:
+        # As long as any part of a step is in its window; from now on where it is to be armed by now.
+        begin_h = (arm_from_ms(site, award) - site.at_ms) / MS_PER_HOUR + EDGE_H
+        end_h = (award.ends_at_ms - site.at_ms) / MS_PER_HOUR - EDGE_H
+        first = max(0, int(np.searchsorted(GRID.edge_h, begin_h, side="right")) - 1)
+        need_mw[first : int(np.searchsorted(GRID.edge_h, end_h, side="left"))] += (award.award_w or 0) / W_PER_MW
+    need_mw *= margin
+    due = need_mw > 0.0
+    if not due.any():
+        return
+    idle_mw = 0.0
+    for unit in units:
+        plate = site.banks[unit.bank].plate
+        share = plate.pue_milli / MW_PER_W
+        idle_mw += (plate.idle_w if unit.job is None else 0) * share / W_PER_MW
+        unit.rows.append(len(rows))
+        unit.weights.append(-share)
+        unit.on_weights.append(0.0)
+    rows.append(Row(AWARD, np.where(due, load.armed_mw / MILLIWATTS - need_mw - idle_mw, NO_LIMIT_MW), AWARD_PENALTY))
 
 
 def _bind(rows: list[Row], key: str, cap: F8, penalty: float, site: Site, units: Iterable[tuple[Unit, float]]) -> None:
@@ -281,6 +326,14 @@ def _limits(site: Site, envelope: Envelope, node: int) -> list[tuple[int, int, i
                 limit = limit_of(site, "obligation", coming.id, coming.target_w)
                 found.append((plan_cap_mw(site, node, [limit]), shed_from_ms(site, coming), coming.ends_at_ms))
     return found
+
+
+def _cooled_mw(site: Site, node: int) -> F8:
+    """(T,) MW that a hall's banks may be planned at together, by the weather expected."""
+    hall = site.nodes[node].hall
+    assert hall is not None  # noqa: S101  the caller looked
+    watts = halls.cooling_w(hall, GRID, site.at_ms, site.ambient_c, site.snapshot.outlook)
+    return np.asarray(watts / W_PER_MW * (1.0 - site.params.cap_margin_milli / MW_PER_W), np.float64)
 
 
 def _over_time(site: Site, limits: list[tuple[int, int, int | None]]) -> F8:

@@ -14,7 +14,8 @@ from contract.reasons import DecisionReason
 from controller.engine.facts import MW_PER_W, Bank, Site, Steering
 from controller.engine.model import Obligation, Override, OverrideKind
 
-LimitKind = Literal["feeder", "site_cap", "obligation"]
+LimitKind = Literal["feeder", "cooling", "site_cap", "obligation"]
+ARM_LEAD_MAX_MS: Final = 30 * 60_000
 FLEET: Final = "fleet"
 """What a quota is called where it limits: the shares of one cap, see `controller.engine.quotas`."""
 
@@ -96,6 +97,13 @@ class Envelope:
     floors: list[Floor]
     obligations: list[Obligation]
     """Those in force, their lead included."""
+    awards: list[Obligation] = field(default_factory=list)
+    """Reserves to be armed now, the lead of a start included."""
+
+    @property
+    def reserve_w(self) -> int:
+        """What must run at the main meter and be such that it can be shed."""
+        return sum(award.award_w or 0 for award in self.awards)
 
 
 @dataclass(slots=True)
@@ -123,6 +131,7 @@ def narrow(site: Site, in_force: list[Obligation], preview: Preview | None) -> E
         limits=[[] for _ in site.nodes],
         floors=[],
         obligations=in_force,
+        awards=[award for award in site.awards if arm_from_ms(site, award) <= site.at_ms],
     )
     case = Case(site, in_force, preview)
     for rule in RULES:
@@ -133,6 +142,12 @@ def narrow(site: Site, in_force: list[Obligation], preview: Preview | None) -> E
 def shed_from_ms(site: Site, obligation: Obligation) -> int:
     """When the shed for an obligation begins. Falls are never limited by a ramp, so the configured lead suffices."""
     return obligation.starts_at_ms - site.params.obligation_lead_ms
+
+
+def arm_from_ms(site: Site, award: Obligation) -> int:
+    """When a reserve begins to be armed: in time for the slowest hash bank to start."""
+    delay_ms = max((bank.plate.start_delay_ms for bank in site.banks if bank.hash), default=0)
+    return award.starts_at_ms - site.params.obligation_lead_ms - min(delay_ms, ARM_LEAD_MAX_MS)
 
 
 def _interlock(case: Case, envelope: Envelope) -> None:
@@ -192,12 +207,12 @@ def _lockout(case: Case, envelope: Envelope) -> None:
 
 
 def _cap(case: Case, envelope: Envelope) -> None:
-    """Every breaker limit of the nameplate, the site's part of a fleet's cap, and every cap ops have set; caps combine
-    by minimum."""
+    """Every breaker limit of the nameplate, what each hall's cooling carries, the site's part of a fleet's cap, and
+    every cap ops have set; caps combine by minimum."""
     site = case.site
-    index = {node.id: i for i, node in enumerate(site.nodes)}
+    index = {node.id: i for i, node in enumerate(site.nodes) if node.hall is None}
     for i, node in enumerate(site.nodes):
-        envelope.limits[i].append(limit_of(site, "feeder", node.id, node.limit_w))
+        envelope.limits[i].append(limit_of(site, "feeder" if node.hall is None else "cooling", node.id, node.limit_w))
     quota = site.snapshot.quota
     if quota is not None and site.at_ms < quota.until_ms:
         envelope.limits[site.root].append(limit_of(site, "site_cap", FLEET, quota.cap_w))

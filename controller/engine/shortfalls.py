@@ -12,13 +12,14 @@ from controller.engine.facts import MW_PER_W, Site, Steering
 from controller.engine.model import Shortfall
 from controller.engine.rules import Envelope
 
-ORDER: Final = ("feeder", "cooling", "site_cap", "firm_load", "obligation", "floor", "deadline")
+ORDER: Final = ("feeder", "cooling", "site_cap", "firm_load", "obligation", "award", "floor", "deadline")
 """The priority of soft constraints; a shortfall of an earlier kind explains those of the later ones."""
 
 
 def shortfalls(site: Site, envelope: Envelope, chosen: Dispatch) -> tuple[Shortfall, ...]:
     """All that falls short of the dispatch chosen, gravest first."""
     found = [*_limits(site, envelope, chosen), *_firm_load(site, chosen), *_upcoming(site, envelope, chosen)]
+    found.extend(_awards(envelope, chosen))
     found.extend(_floors(envelope, chosen))
     found.extend(
         Shortfall(kind="deadline", id=late.job.id, short_w=late.job.power_w, detail=late.detail) for late in chosen.late
@@ -85,6 +86,15 @@ def _floors(envelope: Envelope, chosen: Dispatch) -> Iterator[Shortfall]:
         if reached_w < floor.watts:
             detail = "stronger rules, or what the banks can draw, leave less"
             yield Shortfall(kind="floor", id=floor.id, short_w=_clip(floor.watts - reached_w), detail=detail)
+
+
+def _awards(envelope: Envelope, chosen: Dispatch) -> Iterator[Shortfall]:
+    """Reserves that are not armed; but while a curtailment is in force they are being delivered."""
+    short_w = envelope.reserve_w - chosen.armed_mw // MW_PER_W
+    if envelope.awards and short_w > 0 and not envelope.obligations:
+        ids = "+".join(award.id for award in envelope.awards)[:200]
+        detail = "limits and stronger rules, or what the banks can draw, leave less that could be shed"
+        yield Shortfall(kind="award", id=ids, short_w=_clip(short_w), detail=detail)
 
 
 def _held_mw(site: Site) -> list[int]:

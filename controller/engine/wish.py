@@ -54,6 +54,8 @@ class BankWish:
     """What it would have to draw at least, were it to run."""
     until_ms: int | None
     """When the plan means to start or stop it next; None: not within a day."""
+    exact: bool = False
+    """A reserve is armed: what the price of now says of the levels does not tell how much of it should run."""
 
 
 @dataclass(frozen=True, slots=True)

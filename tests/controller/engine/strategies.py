@@ -27,7 +27,9 @@ from contract.messages import (
 from contract.reasons import DecisionReason, InterlockKind
 from contract.units import POWER_W_MAX
 from controller.engine.model import (
+    Ambient,
     EnergyPrice,
+    Hall,
     HashPrice,
     Method,
     Obligation,
@@ -44,7 +46,7 @@ from tests.controller.engine.build import AT, HOUR, KW, MINUTE, MW, hash_bank, h
 from tests.controller.engine.build import site as build_site
 
 ci = settings(
-    max_examples=int(os.environ.get("WATTSHIFT_EXAMPLES", "120")),
+    max_examples=int(os.environ.get("WATTSHIFT_EXAMPLES", "200")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
@@ -181,6 +183,25 @@ def obligations(draw: st.DrawFn, name: str) -> Obligation:
 
 
 @st.composite
+def awards(draw: st.DrawFn, name: str) -> Obligation:
+    award_w = draw(st.integers(0, 8 * MW) | st.sampled_from([0, POWER_W_MAX]))
+    return draw(obligations(name)).model_copy(update={"target_w": POWER_W_MAX, "award_w": award_w})
+
+
+@st.composite
+def halls(draw: st.DrawFn, name: str, banks: list[str]) -> Hall:
+    degrees = sorted(draw(st.sets(st.integers(-20, 45), max_size=3)))
+    watts = sorted((draw(st.integers(0, 12 * MW)) for _ in degrees), reverse=True)
+    pues = sorted(draw(st.integers(1_000, 1_600)) for _ in degrees)
+    return Hall(
+        id=name,
+        banks=tuple(draw(st.lists(st.sampled_from([*banks, "nobody"]), min_size=1, unique=True))),
+        cooling_w=tuple(zip(map(float, degrees), watts, strict=True)),
+        pue_milli=tuple(zip(map(float, degrees), pues, strict=True)) if draw(st.booleans()) else (),
+    )
+
+
+@st.composite
 def overrides(draw: st.DrawFn, name: str, feeders: list[str], banks: list[str]) -> Override:
     scope = draw(st.sampled_from(["site", "feeder", "bank"]))
     return Override(
@@ -255,6 +276,25 @@ def sites(draw: st.DrawFn, *, ruled: bool = True, name: str = "west") -> SiteSna
         previous=tuple(PreviousSetpoint(bank=b, target_w=draw(WATTS), reason=DecisionReason.CAP) for b in told),
         outlook=draw(outlooks()),
     )
+
+
+@st.composite
+def coupled_sites(draw: st.DrawFn) -> SiteSnapshot:
+    """As `sites` or `contested_sites`, with halls that the weather derates and reserves that are awarded."""
+    base = draw(sites() | contested_sites())
+    banks = [plate.id for plate in base.nameplate.banks]
+    given = [draw(halls(f"h{i}", banks)) for i in range(draw(st.integers(0, 2)))]
+    reserves = [draw(awards(f"aw-{i}")) for i in range(draw(st.integers(0, 2)))]
+    known = draw(maybe(st.builds(Ambient, dry_bulb_c=st.floats(-30, 50), age_ms=st.sampled_from([0, 12 * HOUR]))))
+    outlook = base.outlook
+    if outlook is not None and draw(st.booleans()):
+        warm = draw(st.lists(st.floats(-30, 50), min_size=1, max_size=96))
+        outlook = outlook.model_copy(update={"ambient_c": tuple(warm)})
+    return base.model_copy(
+        update={
+            "halls": tuple(given), "ambient": known, "outlook": outlook, "obligations": (*base.obligations, *reserves),
+        }
+    )  # fmt: skip
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from contract.messages import BankReading, JobState, Mode, Order, PartitionReading, Setpoint, Workload
+from contract.messages import BankPlate, BankReading, JobState, Mode, Order, PartitionReading, Setpoint, Workload
 from contract.reasons import DecisionReason
 from controller.engine.codec import decode, encode_decision, encode_params, encode_snapshot
 from controller.engine.decide import decide
@@ -23,7 +24,7 @@ from controller.engine.model import (
     Snapshot,
 )
 from tests.controller.engine.build import AT, MW, override
-from tests.controller.engine.strategies import ci, contested_sites, params, shuffled, sites, wild_sites
+from tests.controller.engine.strategies import ci, contested_sites, coupled_sites, params, shuffled, sites, wild_sites
 
 STRONGER_THAN_DWELL = {
     DecisionReason.INTERLOCK,
@@ -43,7 +44,7 @@ def one(site: SiteSnapshot, how: Params) -> SiteDecision:
 
 
 @ci
-@given(sites(), params())
+@given(sites() | coupled_sites(), params())
 def test_planned_watts_are_within_every_limit_unless_a_shortfall_says_so(site: SiteSnapshot, how: Params) -> None:
     """Reckoned here from the targets alone, against breakers, caps and obligations in force, their lead included."""
     decision = one(site, how)
@@ -54,7 +55,7 @@ def test_planned_watts_are_within_every_limit_unless_a_shortfall_says_so(site: S
 
 
 @ci
-@given(sites(), params())
+@given(sites() | coupled_sites(), params())
 def test_a_limit_is_broken_only_with_all_shed_that_may_be_shed(site: SiteSnapshot, how: Params) -> None:
     """Hash banks and flexible jobs below it are off; firm ones too, unless it is an obligation that spares them."""
     assume(site.online and (site.report is None or site.report.mode is not Mode.LOCAL))
@@ -87,7 +88,7 @@ def test_an_interlocked_bank_gets_no_power(site: SiteSnapshot, how: Params) -> N
 
 
 @ci
-@given(sites(), params())
+@given(sites() | coupled_sites(), params())
 def test_unknown_or_stale_data_never_raises_power(site: SiteSnapshot, how: Params) -> None:
     """What is not known freshly is given no more than it was told, by the agent's word and by our own."""
     before = {p.bank: p.target_w for p in site.previous}
@@ -117,7 +118,7 @@ def test_a_site_in_local_control_is_only_described(site: SiteSnapshot, how: Para
 
 
 @ci
-@given(sites(), sites(name="east"), params(), st.integers(0, 2**32))
+@given(sites() | coupled_sites(), sites(name="east"), params(), st.integers(0, 2**32))
 def test_deciding_twice_or_in_another_order_decides_the_same(
     west: SiteSnapshot, east: SiteSnapshot, how: Params, seed: int
 ) -> None:
@@ -128,7 +129,7 @@ def test_deciding_twice_or_in_another_order_decides_the_same(
 
 
 @ci
-@given(sites(), params())
+@given(sites() | coupled_sites(), params())
 def test_a_decision_replayed_from_its_journal_is_the_same_byte_for_byte(site: SiteSnapshot, how: Params) -> None:
     snapshot = Snapshot(at_ms=AT, sites=(site,))
     decision = decide(snapshot, how)
@@ -213,7 +214,7 @@ def test_a_target_is_nothing_or_within_what_the_bank_can_draw(site: SiteSnapshot
 
 
 @ci
-@given(sites() | wild_sites(), params())
+@given(sites() | wild_sites() | coupled_sites(), params())
 def test_it_never_raises_and_every_figure_and_sentence_is_well_formed(site: SiteSnapshot, how: Params) -> None:
     decision = one(site, how)
     assert_finite(json.loads(encode_decision(Decision(at_ms=AT, sites=(decision,)))))
@@ -242,7 +243,7 @@ def test_it_never_raises_and_every_figure_and_sentence_is_well_formed(site: Site
 
 
 @ci
-@given(sites() | contested_sites(), params())
+@given(sites() | contested_sites() | coupled_sites(), params())
 def test_once_obeyed_a_decision_stands(site: SiteSnapshot, how: Params) -> None:
     """No chatter: with prices and plant unchanged the targets come to rest, and stay."""
     site = site.model_copy(update={"nameplate": without_ramps(site)})
@@ -254,7 +255,60 @@ def test_once_obeyed_a_decision_stands(site: SiteSnapshot, how: Params) -> None:
     assert targets[-1] == targets[-2] == targets[-3] == targets[-4], targets
 
 
+@ci
+@given(coupled_sites(), params())
+def test_a_halls_banks_are_within_its_cooling_unless_a_shortfall_says_so(site: SiteSnapshot, how: Params) -> None:
+    """Reckoned here from the curve: between its points in a straight line, at its hottest where nothing is known."""
+    decision = one(site, how)
+    targets = {b.bank: max(b.target_w, p.idle_w) for b, p in zip(decision.banks, plates_of(site), strict=True)}
+    said = {s.id: s.short_w for s in decision.shortfalls if s.kind == "cooling"}
+    known = site.ambient is not None and site.ambient.age_ms <= how.stale_ambient_ms
+    for hall in site.halls:
+        if hall.cooling_w:
+            ambient_c = site.ambient.dry_bulb_c if known and site.ambient is not None else 1e9
+            carried_w = between(hall.cooling_w, ambient_c)
+            drawn_w = sum(targets.get(bank, 0) for bank in hall.banks)
+            assert drawn_w <= carried_w + said.get(f"hall:{hall.id}", 0)
+
+
+@ci
+@given(coupled_sites(), params())
+def test_a_reserve_awarded_is_armed_or_its_shortfall_is_said(site: SiteSnapshot, how: Params) -> None:
+    """What can be shed is reckoned here from targets and the shed ladder: hash banks above idle, jobs that are not
+    firm. While a curtailment is in force it is being delivered."""
+    decision = one(site, how)
+    need_w = sum(o.award_w or 0 for o in site.obligations if o.starts_at_ms <= AT < o.ends_at_ms)
+    hashing = {p.id: p for p in site.nameplate.banks if p.workload is Workload.HASH}
+    frozen = {b.bank for b in decision.banks if b.reason is DecisionReason.LOCAL_MODE}
+    shares = {p.id: p.pue_milli for p in site.nameplate.banks}
+    armed_mw = sum(max(0, b.target_w - hashing[b.bank].idle_w) * shares[b.bank] for b in decision.banks
+                   if b.bank in hashing and b.bank not in frozen)  # fmt: skip
+    armed_mw += sum(s.frees_w * shares[s.bank] for s in decision.shed_ladder if s.job is not None and not s.firm)
+    assert (decision.armed_w is not None) or need_w == 0
+    if site.halls:  # their PUE counts for more than the nameplate's
+        armed_mw = max(armed_mw, (decision.armed_w or 0) * 1_000)
+    elif decision.armed_w is not None:
+        assert abs(armed_mw // 1_000 - decision.armed_w) <= 1
+    due = any(o.award_w is None and in_force(o, how) for o in site.obligations)
+    short_w = sum(s.short_w for s in decision.shortfalls if s.kind == "award")
+    assert due or armed_mw // 1_000 + short_w >= need_w
+
+
 # ---- helpers
+
+
+def plates_of(site: SiteSnapshot) -> list[BankPlate]:
+    return sorted(site.nameplate.banks, key=lambda plate: plate.id)
+
+
+def between(curve: tuple[tuple[float, int], ...], x: float) -> float:
+    """A curve of points at `x`, in words of one line each."""
+    if x <= curve[0][0]:
+        return curve[0][1]
+    for (low, y), (high, z) in itertools.pairwise(curve):
+        if x <= high:
+            return y + (z - y) * (x - low) / (high - low)
+    return curve[-1][1]
 
 
 def partitions_of(site: SiteSnapshot) -> tuple[PartitionReading, ...]:
