@@ -62,6 +62,9 @@ def signal(
         float | None, typer.Option("--reduce-mw", min=0, help="by this much below the baseline")
     ] = None,
     target_mw: Annotated[float | None, typer.Option("--target-mw", min=0, help="to this at the main meter")] = None,
+    award_mw: Annotated[
+        float | None, typer.Option("--award-mw", min=0, help="a reserve awarded: keep this much running to shed")
+    ] = None,
     minutes: Annotated[float, typer.Option("--for", min=1, help="minutes it lasts")] = 15.0,
     starts_at: Annotated[str | None, typer.Option("--at", help="ISO 8601 with offset; without it, now")] = None,
     firm_too: Annotated[
@@ -71,11 +74,12 @@ def signal(
     token_file: TokenFile = None,
     as_json: Json = False,
 ) -> None:
-    """Hand a curtailment signal to a site, as a grid operator's gateway would."""
-    if (reduce_mw is None) == (target_mw is None):
-        raise typer.BadParameter("give exactly one of --reduce-mw and --target-mw")
-    body: dict[str, Any] = {"site": site, "duration_s": minutes * 60.0, "firm_too": firm_too}
-    body |= {"reduce_w": watts(reduce_mw)} if reduce_mw is not None else {"target_w": watts(target_mw)}
+    """Hand a curtailment signal, or a reserve award, to a site, as a grid operator's gateway would."""
+    given = {"reduce_w": reduce_mw, "target_w": target_mw, "award_w": award_mw}
+    asked = {name: watts(mw) for name, mw in given.items() if mw is not None}
+    if len(asked) != 1:
+        raise typer.BadParameter("give exactly one of --reduce-mw, --target-mw and --award-mw")
+    body: dict[str, Any] = {"site": site, "duration_s": minutes * 60.0, "firm_too": firm_too} | asked
     if starts_at:
         body["starts_at"] = starts_at
     answer = Api.at(url, token_file).call("POST", "/v1/signals", body=body)
@@ -83,7 +87,10 @@ def signal(
         typer.echo(json.dumps(answer))
         return
     obligation = answer["obligation"]
-    typer.echo(f"obligation {obligation['id']}: {site} at or below {mw(obligation['target_w'])} at the main meter")
+    what = f"at or below {mw(obligation['target_w'])} at the main meter"
+    if obligation.get("award_w") is not None:
+        what = f"keeps {mw(obligation['award_w'])} running that can be shed"
+    typer.echo(f"obligation {obligation['id']}: {site} {what}")
     told = answer.get("expected") or answer.get("decision")
     if told:
         typer.echo(told["sentence"])

@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -16,8 +18,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contract.mqtt_settings import MqttSettings
-from contract.units import MS_PER_S, Name, PowerW
-from controller.engine.model import Method, Params
+from contract.units import MS_PER_S, W_PER_MW, Name, PowerW
+from controller.engine.model import Hall, Method, Params
 from controller.feeds.settings import CsvSeriesSettings, HashPriceSettings, PriceSettings
 from controller.forecast import FORECASTS, Market
 
@@ -163,6 +165,38 @@ class FleetSettings(_Settings):
     """The most that all main meters may show together; None where nothing binds them. Every site gets a quota of it."""
 
 
+class HallSettings(_Settings):
+    """What one cooling plant serves, and what the weather makes of it. See `controller.engine.model.Hall`."""
+
+    id: Name
+    banks: tuple[Name, ...]
+    cooling_mw: tuple[tuple[float, Annotated[float, Field(ge=0, le=1e4)]], ...] = ()
+    """[degrees C dry bulb, the most all its banks may draw together], falling as it warms."""
+    pue: tuple[tuple[float, Annotated[float, Field(ge=1, le=5)]], ...] = ()
+    """[degrees C dry bulb, site watts per bank watt], rising; where the nameplate's is more, that holds."""
+
+    @cached_property
+    def hall(self) -> Hall:
+        """For the snapshot. Raises `ValueError` where the curves cannot be meant."""
+        return Hall(
+            id=self.id,
+            banks=self.banks,
+            cooling_w=tuple((c, round(mw * W_PER_MW)) for c, mw in self.cooling_mw),
+            pue_milli=tuple((c, round(pue * 1_000)) for c, pue in self.pue),
+        )
+
+    @model_validator(mode="after")
+    def _meant(self) -> Self:
+        try:
+            made = self.hall
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise ValueError(f"hall {self.id}: {str(first['msg']).removeprefix('Value error, ')}") from None
+        if not made.cooling_w and not made.pue_milli:
+            raise ValueError(f"hall {self.id}: give cooling_mw or pue, or leave the hall out")
+        return self
+
+
 class SiteSettings(_Settings):
     """What differs for one site."""
 
@@ -171,7 +205,17 @@ class SiteSettings(_Settings):
     day_ahead: str | None = None
     load: str | None = None
     ambient: str | None = None
+    halls: tuple[HallSettings, ...] = ()
+    """Those whose cooling depends on the weather; they need the `ambient` series."""
     params: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_hall_each(self) -> Self:
+        for name, ids in (("hall", [h.id for h in self.halls]), ("bank", [b for h in self.halls for b in h.banks])):
+            twice = [one for one, count in Counter(ids).items() if count > 1]
+            if twice:
+                raise ValueError(f"halls: {name} {twice[0]} stands twice")
+        return self
 
 
 class FeedSettings(_Settings):
@@ -231,6 +275,16 @@ class ControllerConfig(_Settings):
 
     def ambient_feed_of(self, site: str) -> str | None:
         return (self.sites[site].ambient if site in self.sites else None) or self.ambient
+
+    def halls_of(self, site: str) -> tuple[Hall, ...]:
+        return tuple(each.hall for each in self.sites[site].halls) if site in self.sites else ()
+
+    @model_validator(mode="after")
+    def _weather_is_known(self) -> Self:
+        for site, own in self.sites.items():
+            if own.halls and self.ambient_feed_of(site) is None:
+                raise ValueError(f"sites.{site}.halls: their cooling goes by the weather: name an ambient series")
+        return self
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
@@ -352,6 +406,7 @@ def _known_keys() -> list[str]:
         JournalSettings,
         IngestSettings,
         SiteSettings,
+        HallSettings,
         EngineSettings,
         FeedSettings,
     ]

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+import numpy as np
+
 from controller.config import ControllerConfig
-from controller.engine.model import EnergyPrice, HashPrice, PreviousSetpoint, SiteSnapshot, Snapshot
+from controller.engine.model import Ambient, EnergyPrice, HashPrice, PreviousSetpoint, SiteSnapshot, Snapshot
 from controller.feeds.base import Feeds
 from controller.outlooks import Aside, Outlooks
 from controller.overrides import Overrides
@@ -17,6 +19,7 @@ from controller.signals import Signals
 from controller.state import SiteState
 
 _AGE_MAX_MS: Final = 400 * 24 * 3_600_000
+_AMBIENT_BACK_MS: Final = 24 * 3_600_000
 _NO_PRICE: Final = EnergyPrice(usd_per_mwh=None)
 _NO_HASHPRICE: Final = HashPrice(usd_per_ph_day=None)
 
@@ -59,9 +62,24 @@ class Freezer:
         feed = self._feeds.hashprices.get(self._config.hashprice_feed_of(site) or "")
         return _NO_HASHPRICE if feed is None else feed.hashprice_at(now_ms)
 
+    def ambient(self, site: str, now_ms: int) -> Ambient | None:
+        """The newest temperature known at the site, None where there is none of the last day."""
+        feed = self._feeds.series.get(self._config.ambient_feed_of(site) or "")
+        known = None if feed is None else feed.known(now_ms - _AMBIENT_BACK_MS, now_ms)
+        if known is None:
+            return None
+        there = np.flatnonzero(np.isfinite(known.values))
+        if not len(there):
+            return None
+        last = int(there[-1])
+        ended_ms = known.start_ms + (last + 1) * known.step_ms
+        degrees = min(max(float(known.values[last]), -90.0), 70.0)
+        return Ambient(dry_bulb_c=degrees, age_ms=min(max(0, now_ms - ended_ms), _AGE_MAX_MS))
+
     def _site(self, state: SiteState, now_ms: int, mono_ms: int, at_ms: int) -> SiteSnapshot:
         assert state.nameplate is not None  # noqa: S101  freeze() leaves the others out
         age_ms = None if state.report is None else min(max(0, mono_ms - state.report_at_ms), _AGE_MAX_MS)
+        halls = self._config.halls_of(state.site)
         return SiteSnapshot(
             site=state.site,
             nameplate=state.nameplate,
@@ -75,6 +93,8 @@ class Freezer:
             previous=_previous(state),
             outlook=self.outlooks.of(state.site, now_ms),
             quota=state.quota,
+            halls=halls,
+            ambient=self.ambient(state.site, now_ms) if halls else None,
             carry="" if state.decided is None else state.decided.decision.carry,
         )
 

@@ -157,13 +157,15 @@ class FleetCollector(Collector):
         open_now = _family("site_obligation_open", "1 while a curtailment obligation is open", ["site"])
         target = _family("site_obligation_target_watts", "What the open obligation allows at the meter", ["site"])
         baseline = _family("site_obligation_baseline_watts", "What the reduction is counted from", ["site"])
+        awarded = _family("site_awarded_watts", "Reserves awarded now", ["site"])
         for state in states:
+            _add(awarded, [state.site], self._controller.signals.awarded_w(state.site, wall_ms))
             obligation = self._controller.signals.open_at(state.site, wall_ms)
             _add(open_now, [state.site], int(obligation is not None))
             if obligation is not None:
                 _add(target, [state.site], obligation.target_w)
                 _add(baseline, [state.site], obligation.baseline_w)
-        yield from (open_now, target, baseline)
+        yield from (open_now, target, baseline, awarded)
 
 
 def _partitions(states: list[SiteState]) -> Iterator[Metric]:
@@ -300,6 +302,11 @@ _SITE_GAUGES: Final[tuple[tuple[str, str, Callable[[SiteState, int], float | Non
         "site_planned_watts",
         "Power expected at the main meter",
         lambda state, _: None if state.decided is None else state.decided.decision.planned_w,
+    ),
+    (
+        "site_armed_watts",
+        "What can be shed of the dispatch at once, at the main meter; while a reserve is awarded",
+        lambda state, _: None if state.decided is None else state.decided.decision.armed_w,
     ),
     (
         "site_cap_watts",

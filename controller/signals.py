@@ -1,4 +1,4 @@
-"""Curtailment signals: from what the grid asks to an obligation with a fixed target."""
+"""Signals: from what the grid asks, or awards, to an obligation with a fixed target or reserve."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ _NOTICE_MAX_MS: Final = 400 * 24 * 3_600_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalAsk:
-    """What was asked. Exactly one of `reduce_w` and `target_w`; times are wall clock, UTC."""
+    """What was asked. Exactly one of `reduce_w`, `target_w` and `award_w`; times are wall clock, UTC."""
 
     site: str
     reduce_w: int | None = None
     """Below the baseline: main power, mean of the last five minutes of reports when the signal came."""
     target_w: int | None = None
     """What the main meter may show."""
+    award_w: int | None = None
+    """A reserve awarded: what must be running and be such that it can be shed, curtailed or not."""
     starts_at_ms: int | None = None
     """None: now."""
     ends_at_ms: int | None = None
@@ -101,6 +103,7 @@ class Signals:
             ends_at_ms=ends_at_ms,
             notice_ms=max(0, starts_at_ms - now_ms) if ask.notice_ms is None else min(ask.notice_ms, _NOTICE_MAX_MS),
             firm_too=ask.firm_too,
+            award_w=ask.award_w,
         )
         self._all[obligation.id] = obligation
         self._index()
@@ -117,9 +120,13 @@ class Signals:
         return tuple(each for each in self._by_site.get(site, ()) if each.ends_at_ms > now_ms)
 
     def open_at(self, site: str, now_ms: int) -> Obligation | None:
-        """The tightest obligation that has begun and is not over."""
-        begun = [each for each in self.of(site, now_ms) if each.starts_at_ms <= now_ms]
+        """The tightest curtailment that has begun and is not over."""
+        begun = [each for each in self.of(site, now_ms) if each.starts_at_ms <= now_ms and each.award_w is None]
         return min(begun, key=lambda each: each.target_w, default=None)
+
+    def awarded_w(self, site: str, now_ms: int) -> int:
+        """The reserves awarded now, together."""
+        return sum(each.award_w or 0 for each in self.of(site, now_ms) if each.starts_at_ms <= now_ms)
 
     def all(self, now_ms: int) -> list[Obligation]:
         return sorted((each for each in self._all.values() if each.ends_at_ms > now_ms), key=lambda each: each.id)
@@ -158,15 +165,18 @@ def _window(ask: SignalAsk, now_ms: int) -> tuple[int, int] | Rejected:
 
 
 def _target(ask: SignalAsk, state: SiteState, mono_ms: int) -> tuple[int, Baseline | None] | Rejected:
-    if (ask.reduce_w is None) == (ask.target_w is None):
-        return Rejected("invalid", "reduce_w", "exactly one of reduce_w and target_w is needed", "give one of them")
+    given = {"reduce_w": ask.reduce_w, "target_w": ask.target_w, "award_w": ask.award_w}
+    asked = [(name, watts) for name, watts in given.items() if watts is not None]
+    if len(asked) != 1:
+        told = "exactly one of reduce_w, target_w and award_w is needed"
+        return Rejected("invalid", "reduce_w", told, "give one of them")
     if ask.notice_ms is not None and ask.notice_ms < 0:
         return Rejected("invalid", "notice_s", "is negative", "give 0 or more seconds")
-    watts, name = (ask.reduce_w, "reduce_w") if ask.reduce_w is not None else (ask.target_w, "target_w")
-    if watts is None or not 0 <= watts <= POWER_W_MAX:
+    name, watts = asked[0]
+    if not 0 <= watts <= POWER_W_MAX:
         return Rejected("invalid", name, f"is not within 0 and {POWER_W_MAX} watts", "give whole watts")
     if ask.reduce_w is None:
-        return watts, None
+        return (watts if ask.award_w is None else POWER_W_MAX), None
     mean = state.power.mean(mono_ms)
     if mean is None:
         return Rejected(
@@ -185,6 +195,7 @@ def _same(ask: SignalAsk, known: Obligation) -> bool:
     return (
         ask.site == known.site
         and ask.reduce_w == known.reduce_w
+        and ask.award_w == known.award_w
         and (ask.target_w is None or ask.target_w == known.target_w)
         and (ask.starts_at_ms is None or ask.starts_at_ms == known.starts_at_ms)
         and (ask.ends_at_ms is None or ask.ends_at_ms == known.ends_at_ms)

@@ -59,6 +59,7 @@ class Changes:
                 site=asked.site,
                 reduce_w=asked.reduce_w,
                 target_w=asked.target_w,
+                award_w=asked.award_w,
                 starts_at_ms=ms(asked.starts_at),
                 ends_at_ms=ms(asked.ends_at),
                 duration_ms=span_ms(asked.duration_s),

@@ -43,11 +43,13 @@ class HistoryQuery(Query):
 
 
 class SignalIn(In):
-    """A curtailment signal. Exactly one of `reduce_w` and `target_w`, and of `ends_at` and `duration_s`."""
+    """A curtailment signal, or with `award_w` a reserve awarded: what must run in the window and be such that it can
+    be shed. Exactly one of `reduce_w`, `target_w` and `award_w`, and of `ends_at` and `duration_s`."""
 
     site: Name
     reduce_w: Watts | None = None
     target_w: Watts | None = None
+    award_w: Watts | None = None
     starts_at: Moment | None = None
     ends_at: Moment | None = None
     duration_s: Seconds | None = None

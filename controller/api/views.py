@@ -149,7 +149,11 @@ def expected(found: SiteDecision | None, obligation: Obligation) -> ExpectedOut 
         planned_w=found.planned_w,
         target_w=obligation.target_w,
         meets=found.planned_w <= obligation.target_w
-        and not any(short.kind == "obligation" and short.id == obligation.id for short in found.shortfalls),
+        and not any(
+            (short.kind == "obligation" and short.id == obligation.id)
+            or (short.kind == "award" and obligation.award_w is not None)
+            for short in found.shortfalls
+        ),
         shortfalls=found.shortfalls,
         sentence=found.sentence,
     )

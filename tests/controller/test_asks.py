@@ -45,6 +45,18 @@ class TestSignals:
         assert isinstance(taken, Accepted)
         assert (taken.obligation.target_w, taken.obligation.reduce_w) == (0, 3_000_000)
 
+    def test_a_reserve_awarded_curtails_nothing_and_is_no_open_obligation(self) -> None:
+        signals, state = Signals(Random(1)), site()
+        ask = SignalAsk(site="alpha", award_w=700_000, duration_ms=60_000, id="ecrs-1")
+        taken = signals.accept(ask, state, WALL_MS, MONO_MS)
+        assert isinstance(taken, Accepted)
+        assert (taken.obligation.award_w, taken.obligation.target_w) == (700_000, POWER_W_MAX)
+        assert signals.open_at("alpha", WALL_MS) is None
+        assert (signals.awarded_w("alpha", WALL_MS), signals.awarded_w("alpha", WALL_MS + 60_000)) == (700_000, 0)
+        again = signals.accept(ask, state, WALL_MS, MONO_MS)
+        assert isinstance(again, Accepted)
+        assert not again.created
+
     def test_times_and_notice_follow_from_what_is_given(self) -> None:
         taken = signal(starts_at_ms=WALL_MS + 600_000)
         assert isinstance(taken, Accepted)
@@ -67,6 +79,8 @@ class TestSignals:
             ({"ends_at_ms": WALL_MS + 5}, "invalid", "ends_at"),
             ({"target_w": None}, "invalid", "reduce_w"),
             ({"reduce_w": 5}, "invalid", "reduce_w"),
+            ({"award_w": 5}, "invalid", "reduce_w"),
+            ({"target_w": None, "award_w": POWER_W_MAX + 1}, "invalid", "award_w"),
             ({"target_w": -1}, "invalid", "target_w"),
             ({"target_w": POWER_W_MAX + 1}, "invalid", "target_w"),
             ({"target_w": None, "reduce_w": -1}, "invalid", "reduce_w"),

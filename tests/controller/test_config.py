@@ -148,3 +148,29 @@ def test_a_token_must_exist_be_long_and_be_private(tmp_path: Path) -> None:
     assert read_token(config, "controller.toml") == "0123456789abcdef0123"
     with pytest.raises(ConfigError, match="missing"):
         read_token(ControllerConfig(), "controller.toml")
+
+
+def test_halls_go_by_the_weather_and_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("interval_start_utc,temperature_c\n2024-01-01T00:00Z,1\n")
+    series = """
+        ambient = "weather"
+        [feeds.series.weather]
+        kind = "csv"
+        path = "x.csv"
+        column = "temperature_c"
+    """
+    hall = """
+        [[sites.alpha.halls]]
+        id = "east"
+        banks = ["hall-a"]
+        cooling_mw = [[20, 10.0], [35, 8.0]]
+        pue = [[10, 1.05], [35, 1.12]]
+    """
+    made = load(tmp_path, series + hall).halls_of("alpha")
+    assert [(h.id, h.cooling_w[1], h.pue_milli[0]) for h in made] == [("east", (35.0, 8_000_000), (10.0, 1_050))]
+    assert load(tmp_path, series + hall).halls_of("beta") == ()
+    assert "name an ambient series" in fails(tmp_path, hall).problem
+    assert "must not rise as the weather warms" in fails(tmp_path, series + hall.replace("8.0", "11.0")).problem
+    assert "bank hall-a stands twice" in fails(tmp_path, series + hall + hall.replace("east", "west")).problem
+    bare = hall.replace("cooling_mw", "#").replace("pue", "#")
+    assert "give cooling_mw or pue" in fails(tmp_path, series + bare).problem

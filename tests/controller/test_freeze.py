@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from contract.messages import Status
 from controller.config import ControllerConfig
-from controller.engine.model import OverrideKind, Snapshot
+from controller.engine.decide import decide
+from controller.engine.model import OverrideKind, Params, Snapshot
 from controller.feeds.base import Feeds
-from controller.feeds.csv_replay import CsvReplay
+from controller.feeds.csv_replay import CsvReplay, CsvSeries
 from controller.feeds.hashprice import GivenHashPrice
 from controller.feeds.table import read_series
 from controller.freeze import Freezer
@@ -88,6 +89,40 @@ def test_a_snapshot_cannot_be_changed_and_later_news_do_not_reach_it() -> None:
     )
     assert snapshot.model_dump_json() == before
     assert desk.freeze().model_dump_json() != before
+
+
+def test_halls_and_the_newest_temperature_reach_the_sites_that_have_them() -> None:
+    desk = Desk()
+    desk.join("alpha", "beta")
+    lines = [
+        "interval_start_utc,temperature_c",
+        "2023-11-14T21:00Z,31",
+        "2023-11-14T22:00Z,33.5",
+        "2023-11-14T23:00Z,9",
+    ]
+    table = read_series(iter(lines), "test", column="temperature_c")
+    config = ControllerConfig.model_validate(
+        {
+            "ambient": "weather",
+            "feeds": {"series": {"weather": {"kind": "csv", "path": __file__, "column": "temperature_c"}}},
+            "sites": {
+                "alpha": {
+                    "halls": [{"id": "east", "banks": ["bank-0", "bank-1"], "cooling_mw": [[20, 2.0], [40, 1.0]]}]
+                }
+            },
+        }
+    )
+    feeds = Feeds(series={"weather": CsvSeries("weather", table)})
+    desk.freezer = Freezer(config, feeds, desk.signals, desk.overrides)
+    alpha, beta = desk.freeze().sites
+    assert alpha.ambient is not None
+    assert alpha.ambient.dry_bulb_c == 33.5, "of the hour that runs; the next is not known yet"
+    assert alpha.halls[0].cooling_w == ((20.0, 2_000_000), (40.0, 1_000_000))
+    assert (beta.halls, beta.ambient) == ((), None)
+    decision = decide(desk.freeze(), Params(cap_margin_milli=0)).sites[0]
+    assert sum(bank.target_w for bank in decision.banks) <= 1_325_000
+    desk.clock.advance(48 * 3_600_000)
+    assert desk.freeze().sites[0].ambient is None
 
 
 def test_the_order_of_arrival_leaves_no_trace() -> None:

@@ -301,7 +301,7 @@ function grown(before, site, samples) {
 // What is known of the next four hours: caps and curtailments with their windows, the plan by step and workload, the price planned
 // with. Where there is no plan the line is `flat`: the present power, held; `why` says so.
 function future(site, plan, now) {
-  const windows = site.obligations.map((each) => ({ id: each.id, from: each.starts_at_ms, to: each.ends_at_ms, cap: each.target_w, kind: "duty", name: `curtail to ${mw(each.target_w)}` }));
+  const windows = site.obligations.map((each) => ({ id: each.id, from: each.starts_at_ms, to: each.ends_at_ms, cap: each.award_w == null ? each.target_w : null, kind: "duty", name: each.award_w == null ? `curtail to ${mw(each.target_w)}` : `reserve of ${mw(each.award_w)} to be kept running` }));
   for (const each of site.overrides) {
     if (each.state === "expired" || each.state === "revoked") continue;
     const cap = each.kind === "cap" && !each.target.bank && !each.target.feeder && !each.target.workload ? each.value_w : null;

@@ -159,6 +159,23 @@ class TestSignals:
         assert body["expected"]["meets"] is False
         assert body["expected"]["shortfalls"][0]["short_w"] == 40_000
 
+    async def test_a_reserve_awarded_is_kept_running_shown_and_let_go_when_it_is_withdrawn(self) -> None:
+        """At 300 USD/MWh nothing pays; half a bank runs all the same, and what of it can be shed is told."""
+        async with standing(**deciding(300.0)) as stand:
+            stand.join("alpha")
+            ask = {"site": "alpha", "award_w": 500_000, "duration_s": 600, "id": "ecrs-1"}
+            status, body, _ = await stand.call("POST", "/v1/signals", ask)
+            assert (status, body["obligation"]["award_w"], body["baseline"]) == (201, 500_000, None)
+            assert body["decision"]["planned_w"] >= 500_000
+            assert "reserve award ecrs-1 needs it to shed" in body["decision"]["sentence"]
+            metrics = (await stand.call("GET", "/metrics"))[1]
+            assert 'wattshift_site_awarded_watts{site="alpha"} 500000.0' in metrics
+            armed = next(line for line in metrics.splitlines() if line.startswith("wattshift_site_armed_watts"))
+            assert float(armed.split()[-1]) >= 500_000
+            assert 'wattshift_site_obligation_open{site="alpha"} 0.0' in metrics
+            assert (await stand.call("DELETE", "/v1/signals/ecrs-1"))[0] == 204
+            assert sum(setpoint.target_w for setpoint in stand.bus.orders("alpha")[-1].setpoints) == 0
+
     async def test_signals_are_listed_and_withdrawn(self, stand: Stand) -> None:
         for site in ("alpha", "beta"):
             await stand.call("POST", "/v1/signals", {"site": site, "target_w": 0, "duration_s": 600, "id": f"s-{site}"})

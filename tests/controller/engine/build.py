@@ -205,6 +205,11 @@ def obligation(
     )
 
 
+def award(mw: float, *, name: str = "ecrs-1", **more: Any) -> Obligation:
+    """A reserve of `mw`, from a minute ago for an hour."""
+    return obligation(1_000.0, name=name, award_w=round(mw * MW), **more)
+
+
 def override(kind: OverrideKind | str, *, name: str = "o-1", mw: float | None = None, **more: Any) -> Override:
     fields: dict[str, Any] = {
         "id": name,

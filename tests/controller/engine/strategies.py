@@ -418,6 +418,7 @@ def shuffled(snapshot: Snapshot, seed: int) -> Snapshot:
                 "report": mixed_report(site.report),
                 "obligations": mix(site.obligations),
                 "overrides": mix(site.overrides),
+                "halls": mix(tuple(h.model_copy(update={"banks": mix(h.banks)}) for h in site.halls)),
                 "previous": mix(site.previous),
             }
         )

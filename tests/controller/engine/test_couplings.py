@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from pydantic import ValidationError
 
@@ -14,7 +12,6 @@ from controller.engine.model import (
     Decision,
     Hall,
     Method,
-    Obligation,
     Outlook,
     Params,
     SiteDecision,
@@ -26,6 +23,7 @@ from tests.controller.engine.build import (
     HOUR,
     MINUTE,
     MW,
+    award,
     flat_outlook,
     hash_bank,
     hpc_bank,
@@ -53,10 +51,6 @@ PLAN = Params(economics=Method.OPTIMISER, cap_margin_milli=0)
 def cooled(snapshot: SiteSnapshot, ambient_c: float | None, *halls: Hall, age_ms: int = 60_000) -> SiteSnapshot:
     known = None if ambient_c is None else Ambient(dry_bulb_c=ambient_c, age_ms=age_ms)
     return snapshot.model_copy(update={"halls": halls or (HOT,), "ambient": known})
-
-
-def award(mw: float, *, name: str = "ecrs-1", **more: Any) -> Obligation:
-    return obligation(1_000.0, name=name, **more).model_copy(update={"award_w": round(mw * MW)})
 
 
 def planned(snapshot: SiteSnapshot, at_ms: int = AT) -> SiteDecision:
@@ -249,11 +243,9 @@ def test_the_plan_keeps_a_job_for_the_hours_in_which_a_reserve_needs_it() -> Non
 
 def test_a_reserves_plan_is_carried_on_minute_by_minute_without_a_change() -> None:
     snapshot = cooled(site(A, B, HPC, price=75.0, outlook=flat_outlook(75.0), obligations=[award(6.0)]), 30.0)
-    first, carry = planned(snapshot), ""
+    first = now = planned(snapshot)
     for minute in range(1, 4):
-        carry = (first if minute == 1 else now).carry  # noqa: F821
-        at = AT + minute * MINUTE
-        now = planned(snapshot.model_copy(update={"carry": carry}), at)
+        now = planned(snapshot.model_copy(update={"carry": now.carry}), AT + minute * MINUTE)
         assert targets(now) == targets(first)
         assert now.plan is not None
         assert not now.plan.fallback

@@ -12,6 +12,7 @@ from controller.engine.narrate import MAX_CHARS, join_names, power, usd
 from tests.controller.engine.build import (
     HOUR,
     MINUTE,
+    award,
     hash_bank,
     hpc_bank,
     interlocked,
@@ -125,6 +126,11 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("price_stale", {"price": None}, "Hall A and B hold 14.2 MW: no fresh energy price; HPC keeps"),
     ("price_stale", {"hashprice": None}, "Hall A and B hold 14.2 MW: no fresh hash value; HPC keeps"),
     ("local_mode", {"mode": Mode.LOCAL}, "Hall A, Hall B and HPC hold 19.2 MW: the site is in local control; site at"),
+    (
+        "award",
+        {"price": 120.0, "jobs": (), "obligations": [award(3.0)]},
+        "Hall A keeps 3.0 MW running at 120 USD/MWh, above its break-even of 83: reserve award ecrs-1 needs it to shed",
+    ),
     ("ramp", {"readings": [off(B)]}, "Hall B rises to 60 kW for now: the ramp limit; Hall A runs"),
     ("no_work", {"jobs": ()}, "HPC idles at 700 kW: no jobs; site at"),
     ("unavailable", {"readings": [off(A, available_w=0)]}, "Hall A draws nothing: no device is available; site at"),
