@@ -7,7 +7,8 @@ setpoints as a level. Its rules stand below in their order, and a later rule onl
    lease the fail-safe; in local control nothing
 2. interlocks: too hot, breaker overload, sensor lost, locked out by a person on site: down to nothing
 3. limits: planned watts within every feeder and within the order's cap, shed down the order's ladder; a bank that does
-   not come down to what it is held at counts at what it draws
+   not come down to what it is held at counts at what it draws, and what shares its feeders makes room; not by stopping
+   within its minimum up time, while the meters show that there is room still
 4. rises: not on silence or unknown data, not before the minimum down time, staggered, ramped, and only into room that
    the banks which are going down have been seen to give back. A fall is never delayed.
 """
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from agent.guard_dwell import kept_up_w, spared_w
 from agent.guard_model import (
     Admission,
     BankFacts,
@@ -37,17 +39,6 @@ from contract.reasons import DecisionReason, ReceiptReason
 
 STOPPED_BY_OPS: Final = frozenset({DecisionReason.EMERGENCY_STOP, DecisionReason.LOCKOUT})
 """Nothing of a bank may run on under these, firm work included: somebody may stand in front of it."""
-ECONOMIC: Final = frozenset(
-    {
-        DecisionReason.PRICE_BELOW_BREAK_EVEN,
-        DecisionReason.PRICE_ABOVE_BREAK_EVEN,
-        DecisionReason.PLAN_AHEAD,
-        DecisionReason.PRICE_STALE,
-        DecisionReason.HOLD_DWELL,
-        DecisionReason.HOLD_HYSTERESIS,
-    }
-)
-"""Why a bank may be wanted lower and yet stay up for its minimum time: it wears, and nothing but money is at stake."""
 OCCUPIED_TOLERANCE_MILLI: Final = 1_150
 """A bank has fallen to its setpoint when it is seen within this; devices' own figures are off by as much."""
 
@@ -90,13 +81,15 @@ def step(
     mode = mode_of(plan, state, now_ms)
     state = watch_banks(plan, state, facts, now_ms)
     state = watch_feeders(plan, state, facts, now_ms)
-    kept_up = _kept_up(plan, state, facts, mode, now_ms)
+    kept_up = kept_up_w(plan, state, facts, mode, now_ms)
     wanted_w = _wanted(plan, state, mode, kept_up)
     allowed_w = [0 if bank.trips else want for bank, want in zip(state.banks, wanted_w, strict=True)]
     ladder = _rungs(plan, state.order)
     limits_w = _limits(plan, state)
     floors_w, standing_w = [bank.floor_w for bank in plan.banks], [bank.standing_w for bank in state.banks]
     fitted_w, cut_for = fit(plan.tree, allowed_w, floors_w, limits_w, ladder, standing_w)
+    if fitted_w != allowed_w and fit(plan.tree, allowed_w, floors_w, limits_w, ladder)[0] == allowed_w:
+        fitted_w = spared_w(plan, state, facts, mode, allowed_w, fitted_w, limits_w)
     shed_first = tuple(dict.fromkeys(rung.bank for rung in ladder))
     may_raise = _may_raise(plan, state, facts, mode, now_ms)
     climb = _Climb(plan, state, facts, limits_w, now_ms, may_raise=may_raise, kept_up=kept_up)
@@ -164,31 +157,6 @@ def _wanted(plan: GuardPlan, state: GuardState, mode: Mode, kept_up: Sequence[in
         target_w = min(setpoint.target_w, limits.rated_w) if setpoint is not None and fits else 0
         wanted.append(target_w if kept_w is None else kept_w)
     return wanted
-
-
-def _kept_up(plan: GuardPlan, state: GuardState, facts: Facts, mode: Mode, now_ms: int) -> list[int | None]:
-    """What each bank is kept at that the order would stop, and whose minimum up time is not over; None for any other.
-
-    It stands above plain economics alone: an urgent order, a cap, an obligation and any other reason end it at once.
-    An order stops a bank also by leaving too little for the one device that runs beside those that may: silent devices
-    count at all they may draw. So the bank is kept at what its last device needs as they stand, above its present level
-    if need be, and nothing more is started in it meanwhile.
-    """
-    order = state.order
-    if mode is not Mode.AUTO or order is None or state.lease_until_ms is None:
-        return [None] * len(plan.banks)
-    strict = order.urgent or order.obligation is not None or order.cap_w is not None
-    asked_w = {} if strict else {each.bank: each.target_w for each in order.setpoints if each.reason in ECONOMIC}
-
-    def kept_w(limits: BankLimits, bank: BankState, keeps_w: int) -> int | None:
-        target_w = asked_w.get(limits.id)
-        young = bank.on and now_ms - bank.since_ms < limits.min_up_ms
-        if not young or target_w is None or target_w >= max(limits.least_run_w, keeps_w):
-            return None
-        return max(min(bank.level_w, limits.least_run_w), keeps_w)
-
-    banks = zip(plan.banks, state.banks, facts.banks, strict=True)
-    return [kept_w(limits, bank, seen.keeps_w or 0) for limits, bank, seen in banks]
 
 
 def _limits(plan: GuardPlan, state: GuardState) -> list[int]:

@@ -11,7 +11,7 @@ from agent.guard import adopt, planned_w, set_local
 from agent.guard_model import Verdict
 from contract.messages import Mode, Order, ShedStep
 from contract.reasons import ReceiptReason
-from tests.agent.guarding import HPC, MAIN, A, B, Site, held, plan
+from tests.agent.guarding import HPC, MAIN, ROW_A, A, B, Site, held, plan
 
 # admission
 
@@ -450,6 +450,32 @@ def test_a_young_bank_is_kept_up_beside_a_silent_device_only_against_money_and_w
     site.see(A, keeps_w=700)
     verdict = lower(site, 400)
     assert (verdict.banks[A].setpoint_w, verdict.banks[A].why) == (600, ReceiptReason.FEEDER_LIMIT)
+
+
+def crowded(main_meter_w: int | None, *, min_up_ms: int = 300_000, **changes: Any) -> Verdict:
+    """A partition stands 600 W above what it is held at, and the order's other banks no longer fit beside it."""
+    site = Site(plan(main_w=2_000, settle_ms=20_000, metered=True, a={"min_up_ms": min_up_ms}, b={"j_per_th": 10.0}))
+    site.state = replace(site.state, banks=tuple(replace(b, since_ms=site.at) for b in site.state.banks))
+    site.tell(a=500, b=900, hpc=300, valid_for_ms=10**6, **changes)
+    site.see(A, keeps_w=400 if min_up_ms else None)
+    site.see(HPC, known_w=900)
+    for _ in range(25):
+        site.meter(ROW_A, 400)
+        site.meter(MAIN, main_meter_w)
+        verdict = site.step(1_000)
+    return verdict
+
+
+def test_a_young_bank_makes_room_for_one_that_stands_only_when_a_meter_shows_that_it_must() -> None:
+    """Another bank is still starting, and what stands may yet fall: the last device runs on at its least. Whatever is
+    owed to a breaker that is full, to a cap or to an obligation comes first; and so does what no meter shows."""
+    verdict = crowded(1_500)
+    assert (held(verdict)[A], verdict.banks[A].why) == (400, ReceiptReason.FEEDER_LIMIT)
+    assert held(crowded(1_500, min_up_ms=0))[A] == 200 - 1
+    assert held(crowded(1_970))[A] == 200 - 1
+    assert held(crowded(None))[A] == 200 - 1
+    for changes in ({"urgent": True}, {"obligation": "event-1"}, {"cap_w": 2_000}):
+        assert held(crowded(1_500, **changes))[A] == 200 - 1
 
 
 # what does not come down
