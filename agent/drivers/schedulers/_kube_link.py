@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import weakref
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -30,6 +31,8 @@ R = TypeVar("R")
 PAGE: Final = 500
 MAX_PAGES: Final = 40
 MAX_ANSWER_BYTES: Final = 64 * 1_048_576
+SHARED_S: Final = 0.5
+"""How long a list serves the other partitions of a cluster: far less than a tick."""
 MERGE: Final = "application/merge-patch+json"
 _JSON: Final = "application/json"
 
@@ -63,6 +66,27 @@ class Answer:
         return f"HTTP {self.status} {message}"[:200] if isinstance(message, str) else f"HTTP {self.status}"
 
 
+@dataclass(slots=True)
+class _Shared:
+    """A list, for every partition that asks for the same within `SHARED_S` with no command of ours meanwhile."""
+
+    one_asks: asyncio.Lock = field(default_factory=asyncio.Lock)
+    objects: tuple[Any, ...] | None = None
+    changes: int = 0
+    at_s: float = 0.0
+    readers: list[object] = field(default_factory=list)
+    """Who has it already: each asks for something newer the next time."""
+
+    def serves(self, reader: object, changes: int) -> bool:
+        age_s = asyncio.get_running_loop().time() - self.at_s
+        return (
+            self.objects is not None
+            and self.changes == changes
+            and age_s <= SHARED_S
+            and all(known is not reader for known in self.readers)
+        )
+
+
 class NotThere(Unreachable):
     """404: there is no such object, or no such kind of object."""
 
@@ -79,9 +103,16 @@ def need_client() -> None:
 
 
 class KubeLink:
-    """One API server as one user."""
+    """One API server as one user. Partitions of one cluster share it by `open_link`: one client, one list a tick."""
 
     def __init__(self, access: Access) -> None:
+        self._users = 0
+        self._shared: dict[Hashable, _Shared] = {}
+        """By what was asked for, of which there are a few."""
+        self._changes = 0
+        """Commands begun and ended."""
+        self._commands = 0
+        """Commands under way."""
         self._access = access
         self._client: ApiClient | None = None
         self._opening = asyncio.Lock()
@@ -89,6 +120,26 @@ class KubeLink:
         """Requests under way."""
         self._done_with: list[ApiClient] = []
         """Clients whose token was no longer taken; each is closed once no request is under way."""
+
+    def open(self) -> None:
+        self._users += 1
+
+    async def shared(self, reader: object, path: str, kind: type[R], **query: str) -> tuple[R, ...] | Unreachable:
+        """As `listed`; what another reader was just given serves this one too, but never what is older than a command
+        of ours, and never the same twice."""
+        own = self._shared.setdefault((path, *sorted(query.items())), _Shared())
+        async with own.one_asks:
+            if not own.serves(reader, self._changes):
+                own.objects, own.readers = None, []
+                before, quiet = self._changes, not self._commands
+                at_s = asyncio.get_running_loop().time()
+                found = await self.listed(path, kind, **query)
+                if isinstance(found, Unreachable) or not quiet or before != self._changes:
+                    return found
+                own.objects, own.changes, own.at_s = found, before, at_s
+            own.readers.append(reader)
+            assert own.objects is not None  # noqa: S101  it serves, or was just read
+            return own.objects
 
     async def listed(self, path: str, kind: type[R], **query: str) -> tuple[R, ...] | Unreachable:
         """Every object of a collection, page by page."""
@@ -115,14 +166,27 @@ class KubeLink:
 
     async def patch(self, path: str, change: Mapping[str, Any]) -> Answer | Unreachable:
         """A merge patch. With a `resourceVersion` in it the change is conditional: 409 where the object is another."""
-        return await self._ask("PATCH", path, body=change, kind=MERGE)
+        return await self._command("PATCH", path, change, MERGE)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Answer | Unreachable:
-        return await self._ask("POST", path, body=body)
+        return await self._command("POST", path, body, _JSON)
 
     async def close(self) -> None:
-        self._drop(self._client)
-        await self._tidy()
+        """One user of it is done; the last one drops the client."""
+        self._users -= 1
+        if self._users <= 0:
+            self._shared.clear()
+            self._drop(self._client)
+            await self._tidy()
+
+    async def _command(self, method: str, path: str, body: Mapping[str, Any], kind: str) -> Answer | Unreachable:
+        self._changes += 1
+        self._commands += 1
+        try:
+            return await self._ask(method, path, body=body, kind=kind)
+        finally:
+            self._commands -= 1
+            self._changes += 1
 
     def _drop(self, client: ApiClient | None) -> None:
         if client is not None and client is self._client:
@@ -194,6 +258,19 @@ class KubeLink:
                     return token
                 self._client.configuration.api_key["BearerToken"] = f"Bearer {token}"
             return self._client
+
+
+_links: weakref.WeakValueDictionary[Hashable, KubeLink] = weakref.WeakValueDictionary()
+
+
+def open_link(access: Access) -> KubeLink:
+    """The running loop's one object for a way to a cluster. Each `open_link` is ended by its own `close`."""
+    key = (asyncio.get_running_loop(), access)
+    link = _links.get(key)
+    if link is None:
+        link = _links[key] = KubeLink(access)
+    link.open()
+    return link
 
 
 async def _open(access: Access) -> ApiClient | Unreachable:

@@ -60,14 +60,15 @@ class Places:
 
 
 async def tables_of(link: KubeLink, places: Places, options: KubeOptions) -> Tables | Unreachable:
-    """All that is needed of the partition, asked for at once."""
+    """All that is needed of the partition, asked for at once. `places`, the object itself, is who asks: what another
+    partition of the cluster has just been told is not asked for again."""
     nodes, pods, jobs, queue, queues, workloads = await asyncio.gather(
-        link.listed("/api/v1/nodes", Node, labelSelector=options.node_selector),
-        link.listed(places.within("/api/v1", "pods"), Pod, labelSelector=JOB_PODS, fieldSelector=LIVE),
-        link.listed(places.within("/apis/batch/v1", "jobs"), KubeJob, labelSelector=_selector(options)),
+        link.shared(places, "/api/v1/nodes", Node, labelSelector=options.node_selector),
+        link.shared(places, places.within("/api/v1", "pods"), Pod, labelSelector=JOB_PODS, fieldSelector=LIVE),
+        link.shared(places, places.within("/apis/batch/v1", "jobs"), KubeJob, labelSelector=_selector(options)),
         _queue(link, places),
-        _listed_where(link, options.cluster_queue is not None, places.within(places.kueue, "localqueues"), Queue),
-        _listed_where(link, options.by_kueue, places.within(places.kueue, "workloads"), Workload),
+        _listed_where(link, options.cluster_queue is not None, places, "localqueues", Queue),
+        _listed_where(link, options.by_kueue, places, "workloads", Workload),
     )
     for part in (nodes, pods, jobs, queue, queues, workloads):
         if isinstance(part, Unreachable):
@@ -105,5 +106,7 @@ async def _queue(link: KubeLink, places: Places) -> Queue | Unreachable | None:
     return queue
 
 
-async def _listed_where(link: KubeLink, wanted: bool, path: str, kind: type[R]) -> tuple[R, ...] | Unreachable:
-    return await link.listed(path, kind) if wanted else ()
+async def _listed_where(
+    link: KubeLink, wanted: bool, places: Places, what: str, kind: type[R]
+) -> tuple[R, ...] | Unreachable:
+    return await link.shared(places, places.within(places.kueue, what), kind) if wanted else ()

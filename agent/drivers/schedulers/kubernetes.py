@@ -54,7 +54,7 @@ from agent.drivers.schedulers._kube_facts import (
     seen_jobs,
     terms_of,
 )
-from agent.drivers.schedulers._kube_link import Access, KubeLink, NotThere, need_client, outcome_of
+from agent.drivers.schedulers._kube_link import Access, KubeLink, NotThere, need_client, open_link, outcome_of
 from agent.drivers.schedulers._kube_listing import Places, tables_of
 from agent.drivers.schedulers._kube_options import KubeOptions
 from agent.drivers.schedulers._kube_records import KubeJob, Node, Queue, Workload, marked
@@ -364,4 +364,4 @@ def kubernetes_partition(options: Mapping[str, Any], *, deadline_s: float, clock
         checked.kubeconfig, checked.in_cluster, checked.url, checked.context, checked.token_file, checked.ca
     )
     kind = KubernetesPartition if checked.node_off_w is None else KubernetesNodes
-    return kind(checked, partial(KubeLink, access), deadline_s=deadline_s, clock=clock)
+    return kind(checked, partial(open_link, access), deadline_s=deadline_s, clock=clock)

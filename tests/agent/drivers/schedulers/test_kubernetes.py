@@ -3,14 +3,17 @@ undoes only what it did itself, also after a restart; what an operator did stays
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from aiohttp import web
 from pydantic import ValidationError
 
 from agent.drivers.base import AdmitsPart, Applied, NodePower, Refused, Requeues
 from agent.drivers.schedulers.kubernetes import kubernetes_partition
 from contract.messages import JobState
+from sim.devices.json_server import Reply
 from tests.agent.drivers.schedulers.kube_world import CLOCK, KUEUE, MAY, PLAIN, facts_of, job_of, kube, state_of, until
 
 FIRST, SECOND, QUEUED = "research/first", "research/second", "research/queued"
@@ -36,6 +39,32 @@ async def test_a_partition_is_what_its_cluster_queue_admits_on_its_nodes() -> No
         assert found.requeueable == frozenset(), "neither says that it may be"
         assert {key: len(nodes) for key, nodes in found.placed.items()} == {FIRST: 2, SECOND: 1}
         assert found.up_nodes == ("n1", "n2", "n3", "n4")
+
+
+async def test_partitions_of_one_cluster_share_their_lists_and_see_nothing_older_than_a_command() -> None:
+    async with kube() as world:
+        world.cluster.add_job("research/a", queue="batch", annotations=MAY)
+        world.cluster.add_job("research/b", queue="cheap", annotations=MAY)
+        gpu, other = world.driver(), world.driver(cluster_queue="other")
+        asked: list[str] = []
+        answer = world.server.answer
+
+        def counted(request: web.BaseRequest, sent: bytes) -> Reply:
+            asked.append(request.path)
+            return answer(request, sent)
+
+        world.server.answer = counted  # type: ignore[method-assign]
+        found, others = await asyncio.gather(facts_of(gpu), facts_of(other))
+        assert ([job.id for job in found.jobs], [job.id for job in others.jobs]) == (["research/a"], ["research/b"])
+        lists = [path for path in asked if "/clusterqueues/" not in path]
+        assert len(lists) == len(set(lists)) == 5, "nodes, pods, jobs, local queues and workloads, once"
+        await facts_of(gpu)
+        assert len(asked) == 2 * 5 + 3, "the same partition asks for something newer"
+        await other.requeue(["research/b"])
+        seen = await facts_of(other)
+        assert [job.state for job in seen.jobs] == [JobState.PENDING]
+        await gpu.close()
+        assert len((await facts_of(other)).jobs) == 1, "the other goes on"
 
 
 async def test_a_partition_may_be_one_local_queue_or_a_namespace_without_kueue() -> None:
