@@ -78,6 +78,7 @@ async def test_a_restored_journal_has_its_overrides_in_force_and_nothing_twice(t
 
         carried_out(told("rm -f /var/lib/wattshift/"), tmp_path)
         carried_out(told("cp /backup/").replace("journal-DATE", _backup(tmp_path)), tmp_path)
+        carried_out(told("chown --reference"), tmp_path)
         async with running(path) as base:
             leading: dict[str, Any] = {"ok": True}
             async with asyncio.timeout(60):

@@ -40,6 +40,11 @@ def test_kubernetes_takes_the_manifests_strictly() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_compose_file_is_what_the_compose_specification_takes() -> None:
+    done = run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_what_the_compose_file_mounts_is_there_or_said_to_be_the_operators() -> None:
     compose: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     own = ("./certs", "./config")

@@ -6,10 +6,18 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 import pytest
 import yaml
+
+from agent.config import AgentConfig
+from agent.metrics import registry_of
+from agent.site import SiteAgent
+from agent.state import MemoryStateStore
+from contract.bus_mqtt import MqttBus
+from contract.clock import SystemClock
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = ROOT / "deploy/prometheus/rules/wattshift.yml"
@@ -162,6 +170,26 @@ def test_an_alert_fires_on_what_it_is_for_and_is_quiet_otherwise(name: str, case
         ["promtool", "test", "rules", "t.yml"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_metric_of_the_agent_that_an_alert_names_is_one_it_has_with_that_label() -> None:
+    """What is watched of the controller is asked of it by a real Prometheus in test_grafana."""
+    bank = {
+        "feeder": "main", "driver": "luxos", "devices": ["127.0.0.1:9"], "device_rated_w": 5, "device_hashrate_ghs": 1,
+    }  # fmt: skip
+    config = AgentConfig.model_validate(
+        {"site": {"id": "n"}, "mqtt": {"host": "x"}, "feeders": {"main": {"limit_w": 10}}, "banks": {"a": bank}}
+    )
+    bus = MqttBus(config.mqtt.model_copy(update={"identifier": "n"}), Random(1))
+    agent = SiteAgent(config, bus=bus, clock=SystemClock(), rng=Random(1), state=MemoryStateStore())
+    has = {family.name: getattr(family, "_labelnames", ()) for family in registry_of(agent).collect()}
+    named = [
+        each for rule in alerts().values() for each in re.findall(r"(wattshift_agent_\w+)(?:\{(\w+))?", rule["expr"])
+    ]
+    assert len(named) >= 6
+    for name, label in named:
+        assert name in has
+        assert not label or label in has[name]
 
 
 @needs_promtool
