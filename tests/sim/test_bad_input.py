@@ -30,9 +30,6 @@ SITE = "brazos"
 TARGET_W = 22_000
 """Of the scenes' site some 60 % of what it draws, and more than its firm work."""
 
-YOUNG_BANK_CUT = frozenset({7})
-"""Open, see docs/simulation.md: an agent keeps room for nodes about to fill and stops a bank before its time."""
-
 
 def play(of: Scene, story: Callable[[Simulation], Awaitable[None]], *, but: frozenset[int] = frozenset()) -> Outcome:
     """Tell a story in a world, and find no invariant violated at its end, `but` those left out."""
@@ -54,12 +51,16 @@ async def until(world: Simulation, at_s: float) -> None:
 
 async def kept(world: Simulation, from_s: int, to_s: int) -> None:
     """Watch the main meter at or below the target all along, but for excursions as when a job starts: seen, and shed
-    for within half a minute."""
+    for within half a minute. While no agent runs nobody sees or sheds; then what runs may drift, by no more than a
+    twentieth."""
     over_s = 0
     for at_s in range(from_s, to_s, 5):
         await until(world, at_s)
-        over_s = over_s + 5 if plant(world).main_power_w > 1.01 * TARGET_W else 0
-        assert over_s <= 30, f"{plant(world).main_power_w:.0f} W at {at_s} s"
+        power_w = plant(world).main_power_w
+        dead = world.truths[SITE].agent_since_ms is None
+        assert not dead or power_w <= 1.05 * TARGET_W, f"{power_w:.0f} W at {at_s} s with no agent"
+        over_s = over_s + 5 if power_w > 1.01 * TARGET_W and not dead else 0
+        assert over_s <= 30, f"{power_w:.0f} W at {at_s} s"
 
 
 def plant(world: Simulation) -> Plant:
@@ -108,9 +109,11 @@ def test_a_controller_gone_past_the_lease_leaves_every_bank_at_its_fail_safe_unt
     assert play(history, story).receipts["confirmed"] > 0
 
 
-def test_an_agent_killed_in_the_middle_of_a_curtailment_goes_on_with_it() -> None:
-    """Power stays down while it is dead and when it is back; when all is over, the site runs as before."""
-    history = scene(14, faults=(fault(FaultKind.AGENT_CRASH, 140, 185),), asks=(curtail(120, 240),))
+@pytest.mark.parametrize("at_s", [124, 140, 170, 248, 300])
+def test_an_agent_killed_in_the_middle_of_a_curtailment_goes_on_with_it(at_s: float) -> None:
+    """Whether it dies as the shed begins, in its settled middle or near its end: power stays down while it is dead and
+    when it is back; when all is over, the site runs as before."""
+    history = scene(14, faults=(fault(FaultKind.AGENT_CRASH, at_s, at_s + 45),), asks=(curtail(120, 240),))
 
     async def story(world: Simulation) -> None:
         await until(world, 115)
@@ -151,7 +154,7 @@ def test_a_broker_that_dies_during_a_curtailment_ends_neither_it_nor_what_comes_
         await until(world, 700)
         assert plant(world).main_power_w > 1.2 * TARGET_W
 
-    play(history, story, but=YOUNG_BANK_CUT)
+    play(history, story)
 
 
 def test_an_order_of_a_replaced_leader_that_comes_late_is_refused_and_moves_nothing() -> None:

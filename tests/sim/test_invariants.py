@@ -9,7 +9,6 @@ import os
 from collections import Counter
 
 import pytest
-from _pytest.mark.structures import ParameterSet
 
 from sim.faults import FaultKind
 from sim.simulation import Options, draw, simulate
@@ -19,19 +18,7 @@ MINUTES = 26
 """Three to find each other, eleven of faults and asks, twelve to come to rest."""
 
 
-OPEN: dict[int, str] = {
-    9: "11: controller and oracle see a partition's power a reading apart, and one trusts its plan and one does not",
-    50: "11: as seed 9, of a bank of hall-c",
-}
-"""Seeds whose violation is not mended yet, each with its sentence: a debt that docs/simulation.md tells. Take one off
-with every mending."""
-
-
-def _seed(seed: int) -> ParameterSet:
-    return pytest.param(seed, marks=[pytest.mark.xfail(reason=OPEN[seed], strict=False)] if seed in OPEN else [])
-
-
-@pytest.mark.parametrize("seed", [_seed(seed) for seed in range(1, SEEDS + 1)])
+@pytest.mark.parametrize("seed", range(1, SEEDS + 1))
 def test_every_invariant_holds_whatever_goes_wrong(seed: int) -> None:
     """And something did go wrong, was asked, obeyed and proven by power, and the oracle had its say."""
     outcome = simulate(Options(seed=seed, minutes=MINUTES))
