@@ -71,14 +71,18 @@ def _one_site(site: dict[str, Any]) -> str:
 
 
 def banks_table(banks: list[dict[str, Any]]) -> str:
+    """What each bank does and why; what it draws and what became of its order, where that is told: of a decision it
+    is not, which came before both."""
+    measured = any(bank.get("power_w") is not None or bank.get("receipt") for bank in banks)
     rows: list[list[str]] = []
     for bank in banks:
         worth = "-" if bank["value_usd_per_mwh"] is None else f"{bank['value_usd_per_mwh']:,.1f}"
         why = bank["reason"] or "-"
         why += f" ({bank['cause']})" if bank["cause"] else ""
-        figures = [mw(bank["target_w"]), mw(bank.get("power_w"))]
-        rows.append([bank["bank"], bank["workload"], *figures, bank.get("receipt") or "-", worth, why])
-    return table(("bank", "does", "target", "draws", "receipt", "worth USD/MWh", "why"), rows)
+        seen = [mw(bank.get("power_w")), bank.get("receipt") or "-"] if measured else []
+        rows.append([bank["bank"], bank["workload"], mw(bank["target_w"]), *seen, worth, why])
+    columns = ("draws", "receipt") if measured else ()
+    return table(("bank", "does", "target", *columns, "worth USD/MWh", "why"), rows)
 
 
 def state_of(site: dict[str, Any]) -> str:

@@ -111,6 +111,9 @@ def test_explain_gives_one_sentence_and_a_reason_for_every_bank(running: Running
     assert "site at" in answer.stdout
     for bank in ("gpu", "hall-a", "hall-b", "hydro"):
         assert bank in answer.stdout
+    assert "draws" not in answer.stdout, "a decision comes before what is drawn"
+    now = wattshift("status", "brazos", env=running.env)
+    assert "draws" in now.stdout
 
 
 def test_an_override_is_imposed_listed_and_lifted(running: Running) -> None:
