@@ -12,6 +12,7 @@ from typing import Final, Protocol, cast
 
 import numpy as np
 
+from sim.backtest.fleetbound import BoundUsd, fleet_bound_usd
 from sim.backtest.ledger import share_over_always_on
 from sim.backtest.model import F8, Books, Fleet, Policy, Seen, Site, Timeline, Trace
 from sim.backtest.physics import TOLERANCE_MW
@@ -66,8 +67,9 @@ class Outcome:
     total: tuple[Books, ...]
     """By policy, over all sites."""
     bound_usd: float | None
-    """Sum of the sites' bounds: a bound for the fleet as well, for its cap can only cost."""
+    """Sum of the sites' bounds, or less where a fleet's cap binds them; see `fleetbound`."""
     bound_gap: float | None
+    """By how much of it the sites' best plans, each without the fleet's cap, stay below their bounds."""
 
 
 def registry() -> dict[str, Callable[[], Policy]]:
@@ -117,11 +119,12 @@ def backtest(
         tell(f"{BOUND} {site.id}", at, len(fleet.sites))
         bounds.append(None if foresee is None else foresee(site, timeline))
     tell(BOUND, len(fleet.sites), len(fleet.sites))
+    whole_usd = _whole_bound_usd(fleet, timelines, bounds, tell)
     judged = tuple(
         _judge(site, timeline, lag, {name: runs[name][at] for name in runs}, names, bounds[at])
         for at, (site, timeline) in enumerate(zip(fleet.sites, timelines, strict=True))
     )
-    return _outcome(judged, runs, names, over, bounds)
+    return _outcome(judged, runs, names, over, bounds, whole_usd)
 
 
 def run_policy(
@@ -209,9 +212,9 @@ def _outcome(
     names: Sequence[str],
     over: dict[str, int],
     bounds: Sequence[tuple[float, float, Trace | None] | None],
+    usd: float | None,
 ) -> Outcome:
     known = [bound for bound in bounds if bound is not None]
-    usd = sum(bound[0] for bound in known) if len(known) == len(bounds) else None
     gap = None if not usd else sum(bound[0] * bound[1] for bound in known) / usd
     base = sum(books.profit_usd for books, _ in runs[BASE])
     whole = None if usd is None else (usd, 0.0, None)
@@ -220,6 +223,20 @@ def _outcome(
         books = _sum([books for books, _ in runs[name]], over[name])
         total.append(replace(books, flex_capture=_capture(books.profit_usd, base, whole)))
     return Outcome(judged, tuple(total), usd, gap)
+
+
+def _whole_bound_usd(
+    fleet: Fleet, timelines: Sequence[Timeline], bounds: Sequence[tuple[float, float, Trace | None] | None], tell: Tell
+) -> float | None:
+    known = [bound for bound in bounds if bound is not None]
+    if len(known) < len(bounds):
+        return None
+    apart_usd, traces = sum(bound[0] for bound in known), [bound[2] for bound in known if bound[2] is not None]
+    if fleet.cap_mw is None or len(traces) < len(known):
+        return apart_usd
+    tell(f"{BOUND} under the fleet's cap", 0, 1)
+    by = cast(BoundUsd, importlib.import_module(_BOUND_BY).bound_usd)
+    return fleet_bound_usd(fleet, timelines, apart_usd, traces, by)
 
 
 def _capture(profit: float, base: float, bound: tuple[float, float, Trace | None] | None) -> float | None:

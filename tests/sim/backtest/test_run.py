@@ -98,3 +98,32 @@ def test_a_policy_may_bring_its_own_way_to_share_a_fleets_cap_and_exceeding_it_i
     _, none = run_policy(fleet, lines, [BreakEvenPolicy(), BreakEvenPolicy()], 0, _quiet)
     assert none == 0
     assert ProRata(fleet).share([], 10.0).tolist() == pytest.approx([6.0, 4.0])
+
+
+def test_the_bound_of_a_fleet_is_lower_under_a_cap_that_binds_and_no_policy_exceeds_it() -> None:
+    free, lines = _pair(None)
+    capped, _ = _pair(12.0)
+    names = ["always-on", "break-even"]
+    without, within = (backtest(fleet, lines, names, 0, _quiet) for fleet in (free, capped))
+    assert without.bound_usd is not None
+    assert within.bound_usd is not None
+    assert within.bound_usd < without.bound_usd
+    for books in within.total:
+        assert books.violations.get("fleet_cap", 0) == 0
+        assert books.profit_usd <= within.bound_usd
+    loose, _ = _pair(1_000.0)
+    assert backtest(loose, lines, names, 0, _quiet).bound_usd == pytest.approx(without.bound_usd)
+
+
+def test_a_block_bought_ahead_is_resold_at_the_markets_price_and_not_at_the_caps() -> None:
+    """What the block earns or costs is the same whoever runs: it moves the bound by just that."""
+    fleet, lines = _pair(12.0)
+    first = fleet.sites[0]
+    energy = replace(first.energy, block_mw=5.0, block_usd_per_mwh=40.0)
+    bought = replace(fleet, sites=(replace(first, energy=energy), *fleet.sites[1:]))
+    plain, block = (backtest(each, lines, ["always-on"], 0, _quiet).bound_usd for each in (fleet, bought))
+    assert plain is not None
+    assert block is not None
+    line = lines[0]
+    resold = 5.0 * line.interval_ms / 3_600_000 * float((line.price[line.history :] - 40.0).sum())
+    assert block - plain == pytest.approx(resold, abs=1e-3 * abs(plain))
