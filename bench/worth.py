@@ -34,7 +34,8 @@ TRIED: Final[dict[str, tuple[Any, ...]]] = {
     "hurry": (1.0, 0.1),
     "eager": (0.1, 0.01),
     "urgent_h": (3.0, 24.0),
-    "iterations": (6,),
+    "keep": (0.0, 1.0),
+    "iterations": (3, 12),
     "look_h": (0.5,),
 }
 """Of the policy's parameters, beside the ones it has."""

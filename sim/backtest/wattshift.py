@@ -38,7 +38,7 @@ class Params:
     """One set for all years and sites; docs/worth.md says why each is what it is."""
 
     forecast: str = "day_ahead"
-    iterations: int = 3
+    iterations: int = 6
     """Steps of the dual prices at each look; a first look takes `first`."""
     first: int = 60
     look_h: float = 1.0
@@ -55,6 +55,9 @@ class Params:
     urgent_h: float = 12.0
     """That part nears all of it as a job's slack goes below so many hours: of two that want the same nodes, the one
     that can wait does."""
+    keep: float = 0.6
+    """How often a running job's restart counts besides the once that it costs: exchanging two jobs that can both wait
+    earns nothing, and what seems to be gained by it is noise of the prices."""
     peak_weight: float = 1.0
     """The part of a coincident peak's told chance that is planned with."""
     mean_now: bool = True
@@ -188,6 +191,7 @@ class WattshiftPolicy:
         usd[:banks] = m.bank_phs * coin * (1.0 - booting / h)[:, None]
         # The problem's start costs hold all of the boot; what falls into this interval is in `usd` already.
         then[:banks] += np.where(state.on == 1, 0.0, coin * m.bank_phs[:, -1] * np.minimum(m.boot_h, h))
+        then[fixed:] += self.params.keep * on[fixed:] * m.table.start_usd[at]
         usd[fixed:], mw[fixed:] = self._job_curves(last, state.left_h, jobs, at, pick, on[fixed:], seen.known.at_ms)
         part = m.table.partition[at]
         share = np.concatenate([pue[m.hall_of], pue[m.partition_hall[part]]])
