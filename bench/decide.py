@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=int, default=3, help="minutes rolled forward, each timed")
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds a peer may take for one try")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds after which a peer's try is stopped")
     parser.add_argument("--no-compare", action="store_true", help="leave the peers out")
     args = parser.parse_args()
     print(f"compiled or loaded in {_timed(warm_up)[1]:.1f} s")
@@ -56,8 +56,7 @@ def main() -> None:
     _one_site()
     if not args.no_compare:
         for peer in peers(assemble(made, moment), args.limit):
-            took = f"{peer.seconds:.2f} s, {peer.sites} sites" if peer.seconds is not None else "skipped"
-            print(f"{peer.name}: {took}; {peer.note}")
+            print(peer, flush=True)
     print(json.dumps(result))
 
 

@@ -1,23 +1,45 @@
 """The same minute decided by what is at hand elsewhere: HiGHS on the whole problem, linopy and PyPSA on top of it.
 
-Modelling counts, for a minute's decision needs it too. linopy solves the problem as docs/optimiser.md states it; PyPSA
-knows no boots, no dwell on uneven steps and one efficiency a unit, so it solves an easier one, which is in its favour.
-Both are the `bench` extra; one that is not installed is said by name and skipped.
+Every try is a process of its own (bench/peer.py) that is killed when its time is over and may use so much memory and
+no more: a solver's own time limit counts neither modelling nor presolve, and a model of 1,000 sites can exhaust the
+machine. Nothing that becomes of a peer ends the bench. linopy and PyPSA are the `bench` extra; one that is not
+installed is said by name and skipped.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
-import time
-import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import contextlib
+import importlib.util
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
 
-import numpy as np
+import sim.child
+from controller.engine.optimiser.layout import Problem
 
-from bench.referee import TINY_H, optimum
-from controller.engine.optimiser.layout import LEVELS, Problem
+PEERS: Final = (
+    ("HiGHS, relaxation", "highspy", "relaxation"),
+    ("HiGHS, exact", "highspy", "exact"),
+    ("linopy + HiGHS", "linopy", "linopy"),
+    ("PyPSA + HiGHS", "pypsa", "pypsa"),
+)
+"""How each is called, what it needs to be installed, and its name in bench/peer.py."""
+GIB: Final = 2**30
+MEMORY_B: Final = 8 * GIB
+"""Address space of one try."""
+GROW: Final = 10
+SHARE: Final = 0.2
+"""A try on so many times the sites follows one that took at most this share of the limit."""
+WANT_OF_MEMORY: Final = ("MemoryError", "bad_alloc", "allocate memory", "out of memory", "memory allocation")
+"""What Python, C++, the loader and BLAS say of it."""
+TAIL: Final = 120
 
 
 class Peer(NamedTuple):
@@ -26,141 +48,68 @@ class Peer(NamedTuple):
     name: str
     sites: int
     seconds: float | None
-    """Modelling and solving; None where it is not installed."""
+    """Modelling and solving; None where it came to no end."""
     note: str
 
-
-def peers(p: Problem, limit_s: float, gap: float = 1e-3) -> list[Peer]:
-    """Each one on as many of the sites as end within `limit_s`: ten times as many while a try takes a tenth of it."""
-    tries: list[tuple[str, str, Callable[[range, float], str]]] = [
-        ("HiGHS, relaxation", "highspy", lambda sites, left: _highs(p, sites, left, gap, integer=False)),
-        ("HiGHS, exact", "highspy", lambda sites, left: _highs(p, sites, left, gap, integer=True)),
-        ("linopy + HiGHS", "linopy", lambda sites, left: _linopy(p, sites, left, gap)),
-        ("PyPSA + HiGHS", "pypsa", lambda sites, left: _pypsa(p, sites, left, gap)),
-    ]
-    for noisy in ("linopy", "pypsa"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    return [peer for name, module, run in tries for peer in _grow(name, module, run, len(p.sites.price), limit_s)]
+    def __str__(self) -> str:
+        if self.sites == 0:
+            return f"{self.name}: skipped; {self.note}"
+        took = f"{self.seconds:.2f} s, " if self.seconds is not None else ""
+        return f"{self.name}: {took}{self.sites} site{'s' if self.sites > 1 else ''}; {self.note}"
 
 
-def _grow(name: str, module: str, run: Callable[[range, float], str], sites: int, limit_s: float) -> list[Peer]:
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError:
-        return [Peer(name, 0, None, f"{module} is not installed: pip install 'wattshift[bench]'")]
-    found: list[Peer] = []
+def peers(p: Problem, limit_s: float = 60.0, memory_b: int = MEMORY_B) -> Iterator[Peer]:
+    """Each one on as many of the sites as end within `limit_s`: ten times as many while a try takes a fifth of it.
+
+    A try's time begins with its process. It has `memory_b` of address space, and at most half of the machine's memory.
+    """
+    memory_b = min(memory_b, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    with tempfile.TemporaryDirectory(prefix="wattshift-peers-") as name:
+        folder = Path(name)
+        (folder / "problem").write_bytes(pickle.dumps(p, protocol=pickle.HIGHEST_PROTOCOL))
+        for peer, module, run in PEERS:
+            missing = next((m for m in ("highspy", module) if importlib.util.find_spec(m) is None), None)
+            if missing is not None:
+                yield Peer(peer, 0, None, f"{missing} is not installed: pip install 'wattshift[bench]'")
+                continue
+            yield from _grow(folder, peer, run, len(p.sites.price), limit_s, memory_b)
+
+
+def _grow(folder: Path, peer: str, run: str, sites: int, limit_s: float, memory_b: int) -> Iterator[Peer]:
     count = 1
-    while count <= sites:
-        began = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about versions of theirs to come
-            note = run(range(count), limit_s)
-        found.append(Peer(name, count, time.perf_counter() - began, note))
-        if count == sites or time.perf_counter() - began > 0.1 * limit_s:
-            break
-        count = min(10 * count, sites)
-    return found
+    while True:
+        seconds, note = _try(folder, run, count, limit_s, memory_b)
+        yield Peer(peer, count, seconds, note)
+        if count >= sites or seconds is None or seconds > SHARE * limit_s:
+            return
+        count = min(GROW * count, sites)
 
 
-def _highs(p: Problem, sites: range, limit_s: float, gap: float, *, integer: bool) -> str:
-    best = optimum(p, sites=sites, integer=integer, limit_s=limit_s, gap=gap)
-    return f"{best.profit_usd:.0f} USD" if best.proven else f"not ended within {limit_s:.0f} s"
+def _try(folder: Path, run: str, sites: int, limit_s: float, memory_b: int) -> tuple[float | None, str]:
+    """Seconds and what it found; no seconds, and why, where it was stopped or failed."""
+    command = [sys.executable, "-m", "bench.peer", run, str(folder / "problem"), str(sites)]
+    command += [str(limit_s), str(memory_b)]
+    wrapper = [sys.executable, "-I", "-S", sim.child.__file__, str(os.getpid())]
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        try:
+            done = subprocess.run(
+                [*wrapper, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=limit_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return None, f"did not end within {'a minute' if limit_s == 60.0 else f'{limit_s:g} s'}, stopped"
+        except OSError as error:
+            return None, f"could not be started: {error}"
+    if done.returncode == 0:
+        with contextlib.suppress(IndexError, KeyError, ValueError):
+            found = json.loads((folder / "out").read_text(errors="replace").splitlines()[-1])
+            return float(found["seconds"]), str(found["note"])
+    return None, _why(done.returncode, (folder / "err").read_text(errors="replace"), memory_b)
 
 
-def _linopy(p: Problem, sites: range, limit_s: float, gap: float) -> str:
-    """The formulation of docs/optimiser.md, all steps and units of the sites as arrays."""
-    linopy: Any = importlib.import_module("linopy")
-    pd: Any = importlib.import_module("pandas")
-    xr: Any = importlib.import_module("xarray")
-    u, h, edge = p.units, p.grid.hours, p.grid.edge_h
-    units = range(p.sites.unit_from[sites.start], p.sites.unit_from[sites.stop])
-    n, steps = np.asarray(units), len(h)
-    site_of = np.repeat(np.arange(len(p.sites.price)), np.diff(p.sites.unit_from))[n]
-
-    def array(values: Any, *dims: str) -> Any:
-        sizes = {"n": n, "t": np.arange(steps), "s": np.arange(steps), "k": np.arange(LEVELS - 1)}
-        return xr.DataArray(values, dims=dims, coords={d: sizes[d] for d in dims})
-
-    m = linopy.Model()
-    at = {"coords": [pd.Index(n, name="n"), pd.RangeIndex(steps, name="t")]}
-    on = m.add_variables(binary=True, name="on", **at)
-    m.add_constraints(on <= array(u.open[n].astype(float), "n", "t"))
-    start = m.add_variables(lower=0.0, upper=1.0, name="start", **at)
-    more = m.add_variables(lower=0.0, coords=[*at["coords"], pd.RangeIndex(LEVELS - 1, name="k")], name="more")
-    begun = start.rename(t="s")
-    passed = edge[None, :-1] - edge[:-1, None]
-    within = (passed >= 0) & (passed < u.min_up_h[n][:, None, None] - TINY_H) | np.eye(steps, dtype=bool)
-    boots = (passed >= 0) & (passed < u.boot_h[n][:, None, None] - TINY_H)
-    first = np.zeros((len(n), steps))
-    first[:, 0] = u.on[n]
-    m.add_constraints(on - on.shift(t=1) - start <= array(first, "n", "t"))
-    m.add_constraints((begun * array(within.astype(float), "n", "s", "t")).sum("s") - on <= 0)
-    for lag in range(1, steps):
-        shut = (passed.diagonal(lag) < u.min_down_h[n][:, None] - TINY_H).astype(float)
-        if not shut.any():
-            break
-        late = on.shift(t=-lag)
-        mask = np.zeros((len(n), steps), bool)
-        mask[:, : steps - lag] = shut > 0
-        mask[:, 0] &= u.on[n] == 1
-        m.add_constraints(late - on + on.shift(t=1) <= array(1.0 - first, "n", "t"), mask=array(mask, "n", "t"))
-    runs = on - (begun * array(boots.astype(float), "n", "s", "t")).sum("s")
-    span = np.diff(u.level_mw[n], axis=1)
-    m.add_constraints(more - runs * array(span, "n", "k") <= 0)
-    least, idle = u.level_mw[n, 0], u.idle_mw[n]
-    power = on * array(least - idle, "n") + more.sum("k")
-    price = p.sites.price[site_of] * u.meter_share[n][:, None]
-    slope = np.diff(u.level_usd_h[n], axis=1) / np.maximum(span, 1e-9)
-    gain = (runs * array(u.level_usd_h[n, 0], "n") - power * array(price, "n", "t")) * array(h, "t")
-    total = gain.sum() + (more * array(slope, "n", "k") * array(h, "t")).sum()
-    total = total - (start * array(u.start_usd[n], "n")).sum()
-    jobs = n[np.isfinite(u.work_h[n])]
-    if len(jobs):
-        is_job = {"n": jobs}
-        paid = m.add_variables(lower=0.0, upper=array(u.work_h[n], "n").sel(is_job), name="paid")
-        rate = np.diff(u.level_rate[n], axis=1) / np.maximum(span, 1e-9)
-        worked = (runs * array(u.level_rate[n, 0], "n") * array(h, "t")).sum("t")
-        worked = worked + (more * array(rate, "n", "k") * array(h, "t")).sum(["t", "k"])
-        m.add_constraints(paid - worked.sel(is_job) <= 0)
-        total = total + (paid * array(u.work_usd[n], "n").sel(is_job)).sum()
-    for r in range(p.sites.row_from[sites.start], p.sites.row_from[sites.stop]):
-        k = np.flatnonzero(u.rows == r)
-        owner = np.searchsorted(u.row_from, k, side="right") - 1
-        weight = xr.DataArray(u.weight[k], dims="n", coords={"n": owner})
-        over = m.add_variables(lower=0.0, coords=[at["coords"][1]], name=f"over{r}")
-        drawn = (power.sel(n=owner) * weight).sum("n")
-        rest = p.rows.cap[r] - float(u.weight[k] @ u.idle_mw[owner])
-        m.add_constraints(drawn - over <= array(rest, "t"))
-        total = total - (over * array(h * p.rows.penalty[r], "t")).sum()
-    m.add_objective(-1 * total)
-    _, condition = m.solve("highs", output_flag=False, time_limit=limit_s, mip_rel_gap=gap, threads=1)
-    fixed = float((h * price * idle[:, None]).sum() + u.miss_usd[n].sum())
-    return f"{-m.objective.value - fixed:.0f} USD" if condition == "optimal" else str(condition)
-
-
-def _pypsa(p: Problem, sites: range, limit_s: float, gap: float) -> str:
-    """Buses for meters and feeders, committable generators of sign -1 for units, one at the meter for the market."""
-    pypsa: Any = importlib.import_module("pypsa")
-    u, steps = p.units, len(p.grid.hours)
-    net = pypsa.Network(snapshots=range(steps))
-    for column in net.snapshot_weightings.columns:
-        net.snapshot_weightings[column] = p.grid.hours
-    for s in sites:
-        meter, last = int(p.sites.row_from[s]), int(p.sites.row_from[s + 1])
-        net.add("Bus", f"meter {s}")
-        net.add("Generator", f"grid {s}", bus=f"meter {s}", p_nom=float(p.rows.cap[meter].max()),
-                p_max_pu=p.rows.cap[meter] / p.rows.cap[meter].max(), marginal_cost=p.sites.price[s])  # fmt: skip
-        for r in range(meter + 1, last):
-            net.add("Bus", f"feeder {r}")
-            net.add("Link", f"feeder {r}", bus0=f"meter {s}", bus1=f"feeder {r}", p_nom=float(p.rows.cap[r].min()))
-        for n in range(p.sites.unit_from[s], p.sites.unit_from[s + 1]):
-            mw, job = float(u.level_mw[n, -1]), bool(np.isfinite(u.work_h[n]))
-            earned = float(u.work_usd[n] if job else u.level_usd_h[n, -1]) / mw
-            limits = {"e_sum_max": float(u.work_h[n]) * mw} if job else {}
-            feeder = int(u.rows[u.row_from[n] + 1])
-            net.add("Generator", f"unit {n}", bus=f"feeder {feeder}", sign=-1, p_nom=mw, committable=True,
-                    p_min_pu=float(u.level_mw[n, 0]) / mw, marginal_cost=-earned, start_up_cost=float(u.start_usd[n]),
-                    p_max_pu=u.open[n].astype(float), up_time_before=int(u.on[n]), **limits)  # fmt: skip
-    options = {"output_flag": False, "time_limit": limit_s, "mip_rel_gap": gap, "threads": 1}
-    _, condition = net.optimize(solver_name="highs", solver_options=options)
-    return "an easier problem" if condition == "optimal" else str(condition)
+def _why(code: int, said: str, memory_b: int) -> str:
+    if any(word in said for word in WANT_OF_MEMORY):
+        return f"ended for want of memory, {memory_b / GIB:.1f} GiB were not enough"
+    if code == -signal.SIGKILL:
+        return "killed by the system, most likely for want of memory"
+    last = (said.strip().splitlines() or ["it said nothing"])[-1][:TAIL]
+    return f"failed ({signal.Signals(-code).name if code < 0 else f'code {code}'}): {last}"
