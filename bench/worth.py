@@ -3,8 +3,8 @@
     python -m bench.worth --site examples/hybrid-40mw.toml --rt RT.csv --da DA.csv --btc BTC.csv --weather W.csv \
         --load L.csv --jobs J.csv --start 2023-07-01T00:00 --end 2023-10-01T00:00 --price-lag 1
 
-With `--parameters`, each parameter of the policy changed on its own in place of the sources. The last line is JSON:
-profit in USD by what was changed.
+With `--parameters`, each parameter of the policy changed on its own in place of the sources; with `--gap`, what is left
+to the bound, by cause. The last line is JSON: profit in USD by what was changed, or the parts in USD by policy.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from controller.forecast import Market, forecast
 from controller.forecast.known import Forecast, Known, Outlook
 from sim.backtest.bound import Oracle, bound_usd
+from sim.backtest.gap import gap_of
 from sim.backtest.model import Policy, Site, Timeline
 from sim.backtest.plant import Plant
 from sim.backtest.seen import Eyes
@@ -39,6 +40,8 @@ TRIED: Final[dict[str, tuple[Any, ...]]] = {
     "look_h": (0.5,),
 }
 """Of the policy's parameters, beside the ones it has."""
+GAP_ITERATIONS: Final = 1_600
+"""Of the bound's descent: its prices count here, not its value alone."""
 
 
 class Without:
@@ -74,6 +77,9 @@ def main() -> None:
     line, said = load_timeline(plan, files, window)
     print("\n".join(said))
     lag, site = asked.price_lag, plan.site
+    if asked.gap:
+        _gaps(site, line, lag)
+        return
     usd: dict[str, float] = {}
     policies = _parameters() if asked.parameters else _policies(site, line, lag)
     for policy, label in policies:
@@ -117,6 +123,20 @@ def _parameters() -> list[tuple[Policy, str]]:
     return out
 
 
+def _gaps(site: Site, line: Timeline, lag: int) -> None:
+    """What each of three policies leaves to the bound, part by part; the last line is one JSON object."""
+    policies: list[tuple[Policy, str]] = [(BreakEvenPolicy(), "break-even"), (WattshiftPolicy(), "wattshift")]
+    if lag == 0:
+        policies.append((WattshiftPolicy(Params(), Oracle(site, line)), "wattshift, everything but jobs foreseen"))
+    found: dict[str, dict[str, int]] = {}
+    for policy, label in policies:
+        gap = gap_of(site, line, policy, lag, GAP_ITERATIONS)
+        parts = {**gap._asdict(), "rest_usd": gap.rest_usd}
+        found[label] = {name: round(value) for name, value in parts.items()}
+        print(label, *(f"{name.removesuffix('_usd')} {value:,.0f}" for name, value in parts.items()), sep="  ")
+    print(json.dumps(found))
+
+
 def _profit(policy: Policy, site: Site, line: Timeline, lag: int) -> float:
     policy.prepare(site, line, lag)
     plant, eyes = Plant(site, line), Eyes(line, lag)
@@ -139,6 +159,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--end")
     parser.add_argument("--price-lag", type=int, default=0)
     parser.add_argument("--parameters", action="store_true", help="change the policy's parameters, not what it knows")
+    parser.add_argument("--gap", action="store_true", help="what is left to the bound, part by part")
     return parser.parse_args()
 
 

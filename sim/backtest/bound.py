@@ -57,12 +57,17 @@ def foresee(site: Site, timeline: Timeline, iterations: int = ITERATIONS) -> For
 def bound_usd(site: Site, timeline: Timeline, iterations: int = ITERATIONS) -> float:
     """What no policy that keeps the limits can exceed. Valid after any number of iterations, 0 included."""
     y = year_of(site, timeline)
+    return priced(y, iterations)[1] + constant_usd(site, timeline, y)
+
+
+def priced(y: Year, iterations: int) -> tuple[Prices, float]:
+    """The prices that bound the judged intervals best after so many steps of the descent, and that bound: USD, less
+    what `constant_usd` says."""
     p = no_prices(y)
     first_prices(y, p, _usual(y))
-    best = answer(y, p)
     if iterations > 0:
-        best = min(best, descend(y, p, iterations))
-    return best + _constant(site, timeline, y)
+        descend(y, p, iterations)
+    return p, answer(y, p)
 
 
 class Oracle:
@@ -103,7 +108,7 @@ def year_of(site: Site, timeline: Timeline) -> Year:
     rows = [[*(1 + f for f in paths[feeder]), halls_at + hall] for feeder, hall in places]
     group = {place: g for g, place in enumerate(places)}
     part_group = [group[p.feeder, p.hall] for p in site.partitions]
-    jobs, usd = _open_jobs(timeline)
+    jobs, usd = open_jobs(timeline)
     scale = node_mw(site, timeline)
     banks, firm, energy = site.banks, site.firm_loads, site.energy
     nodes_at = halls_at + len(site.halls)
@@ -179,7 +184,7 @@ def _caps(site: Site, timeline: Timeline, share: F8, ambient: F8 | None) -> tupl
     return cap, most
 
 
-def _open_jobs(timeline: Timeline) -> tuple[list[tuple[Job, int, int]], list[float]]:
+def open_jobs(timeline: Timeline) -> tuple[list[tuple[Job, int, int]], list[float]]:
     """Jobs with their windows in judged intervals, and what an hour of each one's work is worth.
 
     A start is paid at least once where any work is done, so at least in proportion to the work; that part of it is
@@ -205,7 +210,7 @@ def _is_charged(job: Job, start_ms: int, step_ms: int, count: int) -> bool:
     return admitted and start_ms < job.deadline_ms < start_ms + (count + 1) * step_ms
 
 
-def _constant(site: Site, timeline: Timeline, y: Year) -> float:
+def constant_usd(site: Site, timeline: Timeline, y: Year) -> float:
     """What is earned and paid whatever anybody does, every job undone and all firm load given up; USD."""
     step, count = timeline.interval_ms, len(y.price)
     start = timeline.start_ms + timeline.history * step
