@@ -37,7 +37,7 @@ MEMORY_B: Final = 8 * GIB
 GROW: Final = 10
 SHARE: Final = 0.2
 """A try on so many times the sites follows one that took at most this share of the limit."""
-WANT_OF_MEMORY: Final = ("MemoryError", "bad_alloc", "allocate memory", "out of memory", "memory allocation")
+WANT_OF_MEMORY: Final = ("MemoryError", "bad_alloc", "allocate memory", "out of memory", "failed to map segment")
 """What Python, C++, the loader and BLAS say of it."""
 TAIL: Final = 120
 
@@ -108,7 +108,7 @@ def _try(folder: Path, run: str, sites: int, limit_s: float, memory_b: int) -> t
 
 def _why(code: int, said: str, memory_b: int) -> str:
     if any(word in said for word in WANT_OF_MEMORY):
-        return f"ended for want of memory, {memory_b / GIB:.1f} GiB were not enough"
+        return f"ended for want of memory, {memory_b / GIB:.3g} GiB were not enough"
     if code == -signal.SIGKILL:
         return "killed by the system, most likely for want of memory"
     last = (said.strip().splitlines() or ["it said nothing"])[-1][:TAIL]
