@@ -31,6 +31,8 @@ AFTER_MIN: Final = 672
 """Prices of history below which nothing is learned of what follows a price."""
 CLASSES: Final = 40
 CLASS_MIN: Final = 12
+PEAK_TOLD_USD_PER_MWH: Final = 1.0
+"""What a coincident peak's chance must add to be told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,18 @@ class WattshiftPolicy:
             power[:banks].copy(),
             {j: float(power[fixed + k]) for k, j in enumerate(jobs) if chosen[fixed + k]},
             None if (served >= m.firm_mw[:, -1] - 1e-9).all() else served.copy(),
+            self._why(self._look),
         )
+
+    def _why(self, look: _Look) -> str:
+        """What this interval was decided with, where that is not simply its price."""
+        peak = float(look.peak[0])
+        if self._lag == 0 and peak < PEAK_TOLD_USD_PER_MWH:
+            return ""
+        energy = f"energy at {float(look.path[0]):,.0f} USD/MWh"
+        if peak < PEAK_TOLD_USD_PER_MWH:
+            return energy
+        return f"{energy} and {peak:,.0f} more for the chance of a coincident peak"
 
     def _is_stale(self, seen: Seen, jobs: list[int]) -> bool:
         last = self._look

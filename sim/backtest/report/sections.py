@@ -20,7 +20,6 @@ from sim.backtest.report.story import (
     Day,
     Judged,
     bank_groups,
-    because,
     best_rule,
     break_evens,
     days,
@@ -30,6 +29,7 @@ from sim.backtest.report.story import (
     usd,
     verdict,
 )
+from sim.backtest.report.why import apart, reason
 
 F8 = NDArray[np.float64]
 
@@ -73,14 +73,14 @@ def _books_table(one: Judged) -> str:
     base = next((b.profit_usd for b in one.books if b.policy == BASE), None)
     head = (
         "Policy", "Profit", "Against always-on", "Flex capture", "Energy", "Hashing", "HPC", "Resale", "Penalties",
-        "Curtailed MWh", "Starts a bank", "Jobs missed", "Violations", "Decision p50 / p99",
+        "Curtailed MWh", "Starts a bank", "Jobs missed", "Violations", "Decision p50 / p99, ms",
     )  # fmt: skip
     rows = [_book_row(b, base) for b in sorted(one.books, key=lambda b: -b.profit_usd)]
     if one.bound_usd is not None:
         gap = "" if one.bound_gap is None else f"within {one.bound_gap:.2%}"
         against = "" if base is None else signed_usd(one.bound_usd - base)
         rows.append((f"{MEASURE}: perfect foresight, no policy", usd(one.bound_usd), against, gap) + ("",) * 10)
-    return _table(head, rows, mark=OURS)
+    return _table(head, rows, mark=OURS, kind="books")
 
 
 def _book_row(b: Books, base: float | None) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def _book_row(b: Books, base: float | None) -> tuple[str, ...]:
         f"{b.starts_per_bank:,.1f}",
         f"{b.jobs_missed:,}",
         f"{b.invariant_violations:,}",
-        f"{b.decision_p50_ms:.2f} / {b.decision_p99_ms:.2f} ms",
+        f"{b.decision_p50_ms:.2f} / {b.decision_p99_ms:.2f}",
     )
 
 
@@ -192,6 +192,7 @@ def _differences(one: Judged) -> str:
     price = one.timeline.price[one.timeline.history :]
     hours = one.timeline.interval_ms / MS_PER_HOUR
     gain = ours.profit_usd - theirs.profit_usd
+    difference = apart(one, ours, theirs)
     ranked = sorted(days(one), key=lambda day: (-abs(float(gain[day.span].sum())), day.date))[:DAYS_SHOWN]
     rows = []
     for day in ranked:
@@ -205,7 +206,7 @@ def _differences(one: Judged) -> str:
                 f"{float(price[s].min()):,.0f} to {float(price[s].max()):,.0f}",
                 f"{hash_mwh:+,.0f}",
                 f"{hpc_mwh:+,.0f}",
-                because(ours, s, gain),
+                reason(one, ours, theirs, difference, day),
             )
         )
     head = (
@@ -214,12 +215,15 @@ def _differences(one: Judged) -> str:
         "Price, USD/MWh",
         "Hashing, MWh",
         "HPC, MWh",
-        "Why, as the policy said it",
+        "Why",
     )
     total = float(gain.sum())
     top = float(sum(gain[day.span].sum() for day in ranked))
-    lead = f"<p>These {len(ranked)} days make {signed_usd(top)} of the {signed_usd(total)} between the two.</p>"
-    return lead + _table(head, rows)
+    lead = (
+        f"<p>These {len(ranked)} days make {signed_usd(top)} of the {signed_usd(total)} between the two. A job's work "
+        "counts on the day it is done: what one day puts off, another gains.</p>"
+    )
+    return lead + _table(head, rows, kind="why")
 
 
 def _all_traces(one: Judged) -> list[Trace]:
@@ -251,10 +255,10 @@ def _date_axis(one: Judged, x: F8) -> Axis:
     return Axis(0.0, float(x[-1]), ticks)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], mark: str = "") -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], mark: str = "", kind: str = "") -> str:
     heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(
         f"<tr{' class=ours' if row[0] == mark else ''}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -104,15 +103,6 @@ def best_rule(books: Sequence[Books]) -> Books | None:
     """The simple rule that earned most; running always counts as one where there is no other."""
     rules = [b for b in books if b.policy not in (OURS, MEASURE)]
     return max(rules, key=lambda b: b.profit_usd, default=None)
-
-
-def because(trace: Trace, span: slice, gain: F8) -> str:
-    """The reason that stood over the largest part of the day's difference."""
-    weights: Counter[str] = Counter()
-    for i in range(span.start, span.stop):
-        if trace.why[i]:
-            weights[trace.why[i]] += int(abs(gain[i]) * 100) + 1
-    return weights.most_common(1)[0][0] if weights else ""
 
 
 def bank_groups(site: Site) -> list[tuple[str, list[int]]]:

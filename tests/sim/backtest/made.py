@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from sim.backtest.model import Books, Energy, Feeder, Hall, HashBank, Site, Timeline, Trace
+from sim.backtest.model import Action, Books, Energy, Feeder, Hall, HashBank, Site, Timeline, Trace
+from sim.backtest.plant import Plant
 from sim.backtest.report import Judged
 
 INTERVAL_MS = 900_000
@@ -44,30 +47,20 @@ def judged(*, names: tuple[str, ...] = ("always-on", "break-even", "wattshift"))
     """`wattshift` stands down in the spike, `break-even` an interval late, `always-on` never."""
     plan, line = site(), timeline()
     late = {"always-on": None, "break-even": 1, "hysteresis": 2, "wattshift": 0}
-    traces = tuple(_trace(plan, line, name, late[name]) for name in names)
+    runs = [_lived(plan, line, name, late[name]) for name in names]
+    traces = tuple(trace for _, trace in runs)
     bound = float(traces[-1].profit_usd.sum()) + 500.0
     base = float(traces[0].profit_usd.sum())
-    books = tuple(_books(trace, base, bound) for trace in traces)
+    books = tuple(replace(own, flex_capture=(own.profit_usd - base) / (bound - base)) for own, _ in runs)
     return Judged(plan, line, 0, books, traces, bound, 0.002)
 
 
-def _trace(plan: Site, line: Timeline, name: str, late: int | None) -> Trace:
-    price = line.price[line.history :]
-    bank_mw = np.tile([6.0, 3.0], (len(price), 1))
-    why = ["every bank earns more than energy costs"] * len(price)
-    if late is not None:
-        dear = np.flatnonzero(price > 1_000.0)[late:]
-        bank_mw[dear] = 0.0
-        for i in dear:
-            why[i] = "the price is above <every> break-even"
-    revenue = 0.25 * bank_mw @ np.array([60.0 / 24 * 1_000.0 / joule for joule in (17.0, 30.0)])
-    meter = bank_mw.sum(axis=1) * 1.05 + plan.base_load_mw
-    profit = revenue - 0.25 * meter * (price + 2.0)
-    zeros = np.zeros(len(price))
-    return Trace(name, bank_mw, zeros, meter, profit, np.full(len(price), plan.cap_mw), why)
-
-
-def _books(trace: Trace, base: float, bound: float) -> Books:
-    profit = float(trace.profit_usd.sum())
-    capture = (profit - base) / (bound - base)
-    return Books(trace.policy, profit, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 0, 0, capture, 0.1, 0.2)
+def _lived(plan: Site, line: Timeline, name: str, late: int | None) -> tuple[Books, Trace]:
+    """All of the better bank and half of the worse; both off in the spike from `late` intervals on."""
+    plant = Plant(plan, line)
+    dear = np.flatnonzero(line.price[line.history :] > 1_000.0)
+    off = set() if late is None else set(dear[late:].tolist())
+    for i in range(len(line.price) - line.history):
+        stop = i in off
+        plant.step(Action(np.zeros(2) if stop else np.array([6.0, 3.0]), why="a price <above> all" if stop else ""))
+    return plant.close(name, [0.1, 0.2])
