@@ -16,8 +16,11 @@ from sim.backtest.model import Timeline
 from sim.backtest.sample import SAMPLE_START, sample_files, sample_jobs
 from sim.backtest.series import Files, Window, load_timeline, moment
 from sim.backtest.sitefile import SitePlan, load
+from sim.backtest.thresholds import BreakEvenPolicy, HysteresisPolicy
 from sim.backtest.trace import load_trace
+from sim.backtest.wattshift import WattshiftPolicy
 from tests.sim.backtest.test_sitefile import EXAMPLES, SITE
+from tests.sim.backtest.worlds import run
 
 ZONE = "America/Chicago"
 Change = Callable[[list[str]], list[str]]
@@ -147,7 +150,8 @@ def test_days_on_which_clocks_change_have_23_and_25_hours_and_load_labels_as_pub
 ) -> None:
     start = datetime(2023, 3, 11, 6, tzinfo=UTC)
     rt, load_csv = tmp_path / "rt.csv", tmp_path / "load.csv.gz"
-    rows = [f"{(start + timedelta(hours=k)).isoformat()},{k}" for k in range(24 * 300)]
+    wild = (30, -50, 30, 9_000)
+    rows = [f"{(start + timedelta(hours=k)).isoformat()},{wild[k % 4]}" for k in range(24 * 300)]
     rt.write_text("interval_start_utc,rt_usd_per_mwh\n" + "\n".join(rows) + "\n")
     with gzip.open(load_csv, "wt") as out:
         out.write("hour_ending_central,load_mw\n")
@@ -166,6 +170,12 @@ def test_days_on_which_clocks_change_have_23_and_25_hours_and_load_labels_as_pub
     assert len(autumn.price) - autumn.history == 25
     assert autumn.load_mw is not None
     assert autumn.load_mw[autumn.history + 2] == 7
+    for line in (spring, autumn):
+        assert (line.price.min(), line.price.max()) == (-50, 9_000)
+        for policy in (BreakEvenPolicy(), HysteresisPolicy(), WattshiftPolicy()):
+            books, trace, _ = run(policy, plan.site, line, 1)
+            assert books.violations == {}, (policy.name, books.violations)
+            assert len(trace.profit_usd) == len(line.price) - line.history
 
 
 def test_day_ahead_prices_are_known_from_half_past_one_the_day_before_and_unknown_ones_stay_unknown(

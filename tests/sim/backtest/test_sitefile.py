@@ -78,6 +78,7 @@ def test_a_site_file_becomes_megawatts_and_hours(tmp_path: Path) -> None:
         ('feeder = "west"\nhall = "air"\nmodel', 'feeder = "east"\nhall = "air"\nmodel', "bank.0.feeder: 'east'"),
         ('hall = "air"\nmodel', 'hall = "ice"\nmodel', "bank.0.hall: 'ice' is unknown; known: air"),
         ('model = "s19"', 'model = "s20"', "bank.0.model: 's20' is no model with a power curve; known: s19"),
+        ('model = "s19"\n', "", "bank.0.model: is missing. Fix: add model"),
         ("ths = [80, 91, 100, 104]", "", "model.s19.ths: is missing. Fix: add ths"),
         ("[80, 91, 100, 104]", "[80, 91, 100]", "model.s19.ths: List should have at least 4 items"),
         ("[80, 91, 100, 104]", "[80, 90, 100, 111]", "model.s19.ths: not concave"),
