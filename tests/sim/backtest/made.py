@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sim.backtest.model import Action, Books, Energy, Feeder, Hall, HashBank, Site, Timeline, Trace
+from sim.backtest.model import Action, Books, Energy, Feeder, Hall, HashBank, Obligation, Site, Timeline, Trace
 from sim.backtest.plant import Plant
 from sim.backtest.report import Judged
 
@@ -43,9 +43,24 @@ def timeline() -> Timeline:
     )  # fmt: skip
 
 
-def judged(*, names: tuple[str, ...] = ("always-on", "break-even", "wattshift")) -> Judged:
+def pressed() -> tuple[Site, Timeline]:
+    """The same, with an obligation of 2 MW and the month's peak of the whole market within the spike."""
+    line, noon = timeline(), HISTORY + 2 * 96 + 48
+    load = np.full(len(line.price), 50_000.0)
+    load[noon + 4 : noon + 8] = 80_000.0
+    starts_ms = line.start_ms + noon * INTERVAL_MS
+    due = Obligation("drill", starts_ms - INTERVAL_MS, starts_ms, starts_ms + 4 * INTERVAL_MS, 2.0)
+    charged = replace(site(), energy=Energy(2.0, 0.0, 0.0, 60_000.0, (8,)))
+    return charged, replace(line, load_mw=load, obligations=(due,))
+
+
+def judged(
+    *,
+    names: tuple[str, ...] = ("always-on", "break-even", "wattshift"),
+    where: tuple[Site, Timeline] | None = None,
+) -> Judged:
     """`wattshift` stands down in the spike, `break-even` an interval late, `always-on` never."""
-    plan, line = site(), timeline()
+    plan, line = where or (site(), timeline())
     late = {"always-on": None, "break-even": 1, "hysteresis": 2, "wattshift": 0}
     runs = [_lived(plan, line, name, late[name]) for name in names]
     traces = tuple(trace for _, trace in runs)

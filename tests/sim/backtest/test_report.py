@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from sim.backtest.model import Site, Timeline
 from sim.backtest.report import report, verdict
 from sim.backtest.report.charts import Axis, linear, price_axis, thin
 from sim.backtest.report.story import days, telling_day
-from tests.sim.backtest.made import judged
+from sim.backtest.report.why import apart, reason
+from tests.sim.backtest.made import judged, pressed
 
 VOID = {"meta", "line", "br"}
 
@@ -81,6 +83,29 @@ def test_a_page_without_our_policy_or_with_one_alone_still_tells() -> None:
     for names in (("always-on",), ("wattshift",), ("always-on", "hysteresis")):
         page = report([judged(names=names)], title="t")
         assert "Needs wattshift and one simple rule" in page or "These" in page
+
+
+@pytest.mark.parametrize("where", [None, pressed()], ids=["spike", "spike, obligation and peak"])
+@pytest.mark.parametrize("peer", [0, 1])
+def test_what_made_a_difference_adds_up(where: tuple[Site, Timeline] | None, peer: int) -> None:
+    """HPC takes what no other part explains: at a site without any it is nothing, to the cent."""
+    one = judged(where=where)
+    parts = apart(one, one.traces[2], one.traces[peer])
+    assert np.abs(parts.usd["hpc"]).max() < 0.01
+    whole = float((one.traces[2].profit_usd - one.traces[peer].profit_usd).sum())
+    assert sum(float(usd.sum()) for usd in parts.usd.values()) == pytest.approx(whole, abs=0.01)
+    assert (abs(parts.usd["obligation"].sum()) > 1.0) == (where is not None)
+    if where is not None and peer == 0:
+        assert parts.usd["peak"].sum() > 1_000.0
+
+
+def test_a_days_sentence_names_the_peak_and_the_obligation() -> None:
+    one = judged(where=pressed())
+    day = days(one)[2]
+    never, late = (reason(one, one.traces[2], other, apart(one, one.traces[2], other), day) for other in one.traces[:2])
+    assert never.startswith("Drew 9.3 MW less at the month's coincident peak, 13:00, charged at 60,000 USD/MW")
+    assert "at a mean price of 4,000 USD/MWh, where what stood still breaks even at 119" in late
+    assert "an obligation holding the meter to 2.0 MW" in late
 
 
 def test_two_sites_have_a_section_each() -> None:
