@@ -68,7 +68,8 @@ class GuardPlan:
     """... once it has been there for this long."""
     trip_hold_ms: int = 300_000
     recover_ms: int = 300_000
-    """How long a feeder must be calm before one step of what an overload took is given back."""
+    """How long a feeder must be calm before one step of what an overload took is given back; twice as long after each
+    relapse, up to sixteen times, so that what does not fit is not switched off and on for ever."""
     on_meter_lost: Literal["hold", "plan"] = "hold"
     """Without its meter, a metered feeder's banks are not raised (`hold`), or planned watts alone decide (`plan`)."""
 
@@ -162,6 +163,10 @@ class FeederState:
     """When banks under it were last lowered by an amount that shows; its meter follows a little later."""
     derate_w: int = 0
     """What its limit is lowered by, because planned watts fell short of metered ones."""
+    relapses: int = 0
+    """How often in a row it was over again soon after something was given back; each doubles the calm that is asked."""
+    given_ms: int | None = None
+    """When something was last given back since it was last lowered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

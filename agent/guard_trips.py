@@ -26,6 +26,10 @@ CALM_MILLI: Final = 950
 """A feeder is calm below this many thousandths of its limit."""
 RECOVER_MILLI: Final = 20
 """What a calm feeder is given back at a time, in thousandths of its limit."""
+RELAPSES_MAX: Final = 4
+"""Doublings of the calm that is asked before anything is given back."""
+RELAPSE_SPANS: Final = 2
+"""Of that calm: an overload within so many of them after something was given back came of it."""
 SHED_MARGIN_MILLI: Final = 10
 """What is shed beyond a metered excess, in thousandths of the limit."""
 STANDING_MILLI: Final = 1_050
@@ -167,11 +171,25 @@ def _judge_feeder(
         if now_ms - max(_times(memory.acted_ms, memory.lowered_ms), default=now_ms - plan.settle_ms) >= plan.settle_ms:
             shed_to_w = planned_w - (power_w - limit_w) - breaker_w * SHED_MARGIN_MILLI // 1_000
             derate_w = min(max(limit_w - shed_to_w, memory.derate_w), breaker_w)
-            memory = replace(memory, derate_w=derate_w, acted_ms=now_ms)
-    elif memory.derate_w and memory.calm_ms is not None and read_ms - memory.calm_ms >= plan.recover_ms:
+            relapses = _relapses(plan, memory, now_ms)
+            memory = replace(memory, derate_w=derate_w, acted_ms=now_ms, relapses=relapses, given_ms=None)
+    elif memory.derate_w and memory.calm_ms is not None and read_ms - memory.calm_ms >= _patience_ms(plan, memory):
         given_back_w = max(breaker_w * RECOVER_MILLI // 1_000, 1)
-        memory = replace(memory, derate_w=max(memory.derate_w - given_back_w, 0), calm_ms=read_ms)
+        derate_w = max(memory.derate_w - given_back_w, 0)
+        memory = replace(memory, derate_w=derate_w, calm_ms=read_ms, given_ms=now_ms)
     return memory
+
+
+def _relapses(plan: GuardPlan, memory: FeederState, now_ms: int) -> int:
+    """An overload soon after something was given back is one more; one long after is the first of its kind."""
+    if memory.given_ms is None:
+        return memory.relapses
+    soon = now_ms - memory.given_ms < RELAPSE_SPANS * _patience_ms(plan, memory)
+    return min(memory.relapses + 1, RELAPSES_MAX) if soon else 0
+
+
+def _patience_ms(plan: GuardPlan, memory: FeederState) -> int:
+    return plan.recover_ms << memory.relapses
 
 
 def _trip_overload(

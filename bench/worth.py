@@ -66,6 +66,23 @@ class Without:
         return replace(known, day_ahead=None) if self._what == "day-ahead" else known
 
 
+class Foreseeing:
+    """A forecast that is told one thing as it will be."""
+
+    def __init__(self, inner: Forecast, oracle: Forecast, what: str) -> None:
+        self.name = f"{what} foreseen"
+        self._inner, self._oracle, self._what = inner, oracle, what
+
+    def fit(self, past: Known) -> None:
+        """As the forecast does."""
+        self._inner.fit(past)
+
+    def outlook(self, known: Known, step_ms: int, steps: int) -> Outlook:
+        """The forecast's, with the truth in place of its prices or of its chances of a peak."""
+        out, truth = (source.outlook(known, step_ms, steps) for source in (self._inner, self._oracle))
+        return replace(out, peak=truth.peak) if self._what == "peaks" else replace(out, usd_per_mwh=truth.usd_per_mwh)
+
+
 def main() -> None:
     """Run them one after the other."""
     asked = _arguments()
@@ -110,7 +127,11 @@ def _policies(site: Site, line: Timeline, lag: int) -> list[tuple[Policy, str]]:
     if lag > 0:
         out.append((WattshiftPolicy(replace(params, mean_now=False)), "wattshift, path in place of the mean now"))
     else:
-        out.append((WattshiftPolicy(params, Oracle(site, line)), "wattshift, everything but jobs foreseen"))
+        oracle = Oracle(site, line)
+        for what in ("prices", "peaks"):
+            told = Foreseeing(forecast(params.forecast, market), oracle, what)
+            out.append((WattshiftPolicy(params, told), f"wattshift, {what} foreseen"))
+        out.append((WattshiftPolicy(params, oracle), "wattshift, everything but jobs foreseen"))
     return out
 
 

@@ -198,6 +198,7 @@ def _progress(each: dict[str, Any]) -> str:
     effect = each["effect"]
     line = f"{each['state']}: {effect['confirmed']} of {effect['targets']} banks confirmed by measured power"
     line += f", {effect['failed']} failed" if effect["failed"] else ""
+    line += "".join(f"; {bank} {answer}" for bank, answer in effect.get("failing", {}).items())
     return line + (f"; {each['note']}" if each["note"] else "")
 
 

@@ -108,6 +108,8 @@ class EffectOut(Out):
     targets: int
     confirmed: int
     failed: int
+    failing: dict[str, str]
+    """What each bank that failed answered: the state of its receipt and the reason."""
 
 
 class OverrideOut(Out):

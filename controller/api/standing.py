@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from contract.messages import Mode, ReceiptState
+from contract.reasons import ReceiptReason
 from controller.api.override_schemas import (
     ClaimOut,
     ConflictOut,
@@ -141,23 +142,27 @@ class Standing:
         """A bank counts as confirmed where its newest receipt says that measured power meets the target it has now."""
         state = self._state
         if state is None or state.nameplate is None:
-            return EffectOut(targets=0, confirmed=0, failed=0)
+            return EffectOut(targets=0, confirmed=0, failed=0, failing={})
         covered = override.covers(state.nameplate)
-        confirmed = failed = 0
+        confirmed, failing = 0, dict[str, str]()
         if standing is OverrideState.ACTIVE:
             wanted = {each.bank: each.target_w for each in state.decided.decision.banks} if state.decided else {}
-            refused = is_local(state) or state.orders.refused is not None
+            refused = _refusal(state)
             for bank in covered:
                 claims = self.resolution.banks.get(bank, ())
                 if all(c.override.id != override.id or c.stands is Stands.OVERRULED for c in claims):
                     continue
                 receipt = state.orders.banks.get(bank)
                 answers = receipt is not None and receipt.target_w == wanted.get(bank)
-                if refused or (answers and receipt is not None and receipt.state in _FAILED):
-                    failed += 1
-                elif answers and receipt is not None and receipt.state is ReceiptState.CONFIRMED:
+                if refused:
+                    failing[bank] = refused
+                elif receipt is None or not answers:
+                    continue
+                elif receipt.state in _FAILED:
+                    failing[bank] = _answer(receipt.state, receipt.reason)
+                elif receipt.state is ReceiptState.CONFIRMED:
                     confirmed += 1
-        return EffectOut(targets=len(covered), confirmed=confirmed, failed=failed)
+        return EffectOut(targets=len(covered), confirmed=confirmed, failed=len(failing), failing=failing)
 
 
 def all_out(controller: Controller, site: str, overrides: Iterable[Imposed]) -> list[OverrideOut]:
@@ -172,6 +177,18 @@ def target_out(what: Imposed | OverrideAsk) -> TargetOut:
 
 def is_local(state: SiteState) -> bool:
     return state.report is not None and state.report.mode is Mode.LOCAL
+
+
+def _refusal(state: SiteState) -> str | None:
+    """Why the site carries out no order at all, if so."""
+    if is_local(state):
+        return "refused: local control"
+    refused = state.orders.refused
+    return None if refused is None else _answer(ReceiptState.REFUSED, refused.reason)
+
+
+def _answer(state: ReceiptState, reason: ReceiptReason | None) -> str:
+    return state.value if reason is None else f"{state.value}: {reason.value}".replace("_", " ")
 
 
 def note(site: str, state: SiteState | None) -> str:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from agent.guard import set_local
-from agent.guard_model import FeederState
 from contract.messages import Mode
 from contract.reasons import InterlockKind, ReceiptReason
 from tests.agent.guarding import HPC, MAIN, ROW_A, A, B, Site, held, plan
@@ -148,9 +147,29 @@ def test_what_an_overload_took_is_given_back_slowly_and_only_by_a_calm_meter() -
     run(site, MAIN, 2_000, 300_000)
     assert held(site.step())[B] == 1_000
     memory = site.state.feeders[MAIN]
-    assert memory == replace(
-        FeederState(), calm_ms=memory.calm_ms, acted_ms=memory.acted_ms, lowered_ms=memory.lowered_ms
-    )
+    assert (memory.derate_w, memory.over_ms, memory.trip_ms, memory.relapses) == (0, None, None, 0)
+
+
+def _calm_until_given_back(site: Site) -> int:
+    """Seconds of calm until something is given back."""
+    low = site.state.feeders[MAIN].derate_w
+    for second in range(1, 3_000):
+        run(site, MAIN, 2_000, 1_000)
+        if site.state.feeders[MAIN].derate_w < low:
+            return second
+    raise AssertionError("nothing was ever given back")
+
+
+def test_what_does_not_fit_is_not_switched_off_and_on_for_ever() -> None:
+    site = metered()
+    waits = []
+    for _ in range(7):
+        run(site, MAIN, 3_100, 16_000)
+        waits.append(_calm_until_given_back(site))
+    assert waits == [61, 121, 241, 481, 961, 961, 961], "twice as long after each relapse, up to sixteen times"
+    run(site, MAIN, 2_900, 2_000_000)
+    run(site, MAIN, 3_100, 16_000)
+    assert _calm_until_given_back(site) == 61, "long after, it is another overload"
 
 
 def test_a_cap_is_kept_at_the_meter_too() -> None:

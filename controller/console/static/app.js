@@ -262,11 +262,16 @@ function Overrides({ site, now, onChanged, onTold }) {
         <td>${words(each.kind)}${each.value_w == null ? "" : ` ${mw(each.value_w)}`}</td>
         <td>${each.target.bank ?? each.target.feeder ?? each.target.workload ?? "site"}</td><td class="n">${left(each)}</td>
         <td>${words(each.state)}${each.superseded_by ? ` by ${each.superseded_by}` : ""}${each.note ? html` <span class="soft">${each.note}</span>` : ""}</td>
-        <td>${each.state === "active" ? `${each.effect.failed ? "⚠" : each.effect.confirmed === each.effect.targets ? "✓" : "…"} ${each.effect.confirmed} of ${each.effect.targets} confirmed` : DASH}</td>
+        <td>${each.state === "active" ? `${each.effect.failed ? "⚠" : each.effect.confirmed === each.effect.targets ? "✓" : "…"} ${each.effect.confirmed} of ${each.effect.targets} confirmed${failing(each.effect)}` : DASH}</td>
         <td>${each.reason} <span class="soft">${each.created_by}</span></td>
         <td class="buttons">${each.ends_at && html`<button class="quiet" onClick=${extend(each)}>+30 min</button>`}
           <button class="quiet" onClick=${revoke(each)}>Revoke</button></td></tr>`)}</tbody></table></div>`}
   </section>`;
+}
+
+/** Who does not do it, and what each answered: "; b2 drifted: ...". */
+function failing(effect) {
+  return Object.entries(effect.failing).map(([bank, answer]) => `; ${bank} ${answer}`).join("");
 }
 
 function Log({ log }) {

@@ -61,15 +61,17 @@ class TestOne:
         assert told["target"] == {"site": "alpha", "feeder": None, "bank": "bank-0", "workload": None}
         assert (told["version"], told["state"], told["ticket"], told["created_by"]) == (1, "active", "OPS-7", "admin")
         assert (told["starts_at"], told["ends_at"]) == ("2023-11-14T22:13:20Z", "2023-11-14T23:13:20Z")
-        assert told["effect"] == {"targets": 1, "confirmed": 0, "failed": 0}
+        assert told["effect"] == {"targets": 1, "confirmed": 0, "failed": 0, "failing": {}}
         stand.bus.deliver(answered(stand, ReceiptState.DISPATCHED, ReceiptState.CONFIRMED))
-        assert await self._effect(stand, told["id"]) == {"targets": 1, "confirmed": 0, "failed": 0}
+        assert await self._effect(stand, told["id"]) == {"targets": 1, "confirmed": 0, "failed": 0, "failing": {}}
         stand.bus.deliver(
             answered(stand, ReceiptState.CONFIRMED, ReceiptState.CONFIRMED).model_copy(update={"seq": 90})
         )
-        assert await self._effect(stand, told["id"]) == {"targets": 1, "confirmed": 1, "failed": 0}
+        assert await self._effect(stand, told["id"]) == {"targets": 1, "confirmed": 1, "failed": 0, "failing": {}}
         stand.bus.deliver(answered(stand, ReceiptState.DRIFTED, ReceiptState.CONFIRMED).model_copy(update={"seq": 91}))
-        assert await self._effect(stand, told["id"]) == {"targets": 1, "confirmed": 0, "failed": 1}
+        failing = (await self._effect(stand, told["id"]))["failing"]
+        assert list(failing) == ["bank-0"], "who failed, and what it answered"
+        assert failing["bank-0"].startswith("drifted")
 
     async def _effect(self, stand: Stand, key: str) -> Any:
         status, body, _ = await stand.call("GET", f"/v1/overrides/{key}")
@@ -334,7 +336,8 @@ class TestLocal:
         for path in (f"/v1/overrides/{key}", "/v1/effective?site=alpha"):
             assert "in local control" in (await stand.call("GET", path))[1]["note"]
         _, one, _ = await stand.call("GET", f"/v1/overrides/{key}")
-        assert one["effect"] == {"targets": 2, "confirmed": 0, "failed": 2}
+        failing = dict.fromkeys(("bank-0", "bank-1"), "refused: local control")
+        assert one["effect"] == {"targets": 2, "confirmed": 0, "failed": 2, "failing": failing}
         _, doctor, _ = await stand.call("GET", "/v1/doctor?site=alpha")
         agent = next(each for each in doctor["findings"] if each["check"] == "agent")
         assert (agent["ok"], "local control" in agent["detail"]) == (False, True)
