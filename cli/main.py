@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import typer
 
 _HELP: Final = "Decides, minute by minute, what every megawatt of a hybrid bitcoin and HPC site does, and proves it."
+EXIT_INTERRUPTED: Final = 130
+"""What a shell gives for a command ended by Ctrl-C."""
 _EPILOG: Final = (
     "Where the controller is: --url or WATTSHIFT_URL, its token: --token-file or WATTSHIFT_TOKEN_FILE. "
     "Exit codes: 0 ok, 1 failed, 2 usage, 3 degraded, 4 authorisation, 5 conflict, 6 controller unreachable."
@@ -72,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ApiError as error:
         sys.stderr.write(f"wattshift: {error}\n")
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:  # before the command could see to it itself: while what it needs was imported
+        sys.stderr.write("wattshift: interrupted\n")
+        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def __getattr__(name: str) -> typer.Typer:
