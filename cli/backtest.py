@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cli.client import ApiError
+from cli.client import EXIT_INTERRUPTED, EXIT_USAGE, ApiError
 from sim.backtest.csvfile import SeriesError
 from sim.backtest.model import Books, Timeline
 from sim.backtest.run import BOUND, Outcome, backtest, registry
@@ -21,8 +21,6 @@ from sim.backtest.sample import SAMPLE_START, sample_files, sample_jobs
 from sim.backtest.series import Files, Window, load_timeline, moment
 from sim.backtest.sitefile import FleetPlan, SiteFileError, load
 
-EXIT_USAGE = 2
-EXIT_STOPPED = 130
 _NO_JOBS = "none"
 
 HELP = """Judge policies on a year of real prices: what each earns on the very same plant, and what was possible.
@@ -101,7 +99,7 @@ def backtest_command(
         raise ApiError(str(error), EXIT_USAGE) from None
     except KeyboardInterrupt:
         typer.echo("wattshift: stopped; nothing was written", err=True)
-        raise typer.Exit(EXIT_STOPPED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if html is not None:
         _write_html(html, plan, outcome, said)
     for line in said:

@@ -21,6 +21,8 @@ EXIT_DEGRADED: Final = 3
 EXIT_AUTH: Final = 4
 EXIT_CONFLICT: Final = 5
 EXIT_UNREACHABLE: Final = 6
+EXIT_INTERRUPTED: Final = 130
+"""What a shell gives for a command ended by Ctrl-C."""
 
 _EXIT_BY_STATUS: Final = {
     400: EXIT_USAGE,

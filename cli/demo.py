@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cli.client import EXIT_FAILED
+from cli.client import EXIT_FAILED, EXIT_INTERRUPTED
 from sim.demo.run import DEFAULT_START, Demo, DemoEvent, DemoOptions
 from sim.demo.sites import NAMES
 from sim.demo.slurm import SlurmDemo, SlurmSummary
@@ -25,7 +25,6 @@ from sim.slurm import missing_for_slurm
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0}
-EXIT_INTERRUPTED = 130
 _STYLE = {
     "price": "cyan",
     "decision": "default",

@@ -1,6 +1,7 @@
 """`wattshift`: the command line. Parses and prints; nothing else.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 degraded, 4 authorisation, 5 conflict, 6 controller unreachable.
+Exit codes: 0 ok, 1 failed, 2 usage, 3 degraded, 4 authorisation, 5 conflict, 6 controller unreachable,
+130 interrupted.
 
 Only what the command that is asked for needs is imported, and for `status` not even typer: it answers before the rest
 were loaded.
@@ -14,14 +15,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cli import status
-from cli.client import ApiError
+from cli.client import EXIT_INTERRUPTED, ApiError
 
 if TYPE_CHECKING:
     import typer
 
 _HELP: Final = "Decides, minute by minute, what every megawatt of a hybrid bitcoin and HPC site does, and proves it."
-EXIT_INTERRUPTED: Final = 130
-"""What a shell gives for a command ended by Ctrl-C."""
 _EPILOG: Final = (
     "Where the controller is: --url or WATTSHIFT_URL, its token: --token-file or WATTSHIFT_TOKEN_FILE. "
     "Exit codes: 0 ok, 1 failed, 2 usage, 3 degraded, 4 authorisation, 5 conflict, 6 controller unreachable."

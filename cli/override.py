@@ -198,7 +198,10 @@ def _progress(each: dict[str, Any]) -> str:
     effect = each["effect"]
     line = f"{each['state']}: {effect['confirmed']} of {effect['targets']} banks confirmed by measured power"
     line += f", {effect['failed']} failed" if effect["failed"] else ""
-    line += "".join(f"; {bank} {answer}" for bank, answer in effect.get("failing", {}).items())
+    answers: dict[str, list[str]] = {}
+    for bank, answer in effect["failing"].items():
+        answers.setdefault(answer, []).append(bank)
+    line += "".join(f"; {', '.join(banks)} {answer}" for answer, banks in answers.items())
     return line + (f"; {each['note']}" if each["note"] else "")
 
 

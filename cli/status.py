@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cli.client import EXIT_DEGRADED, Api
+from cli.client import EXIT_DEGRADED, EXIT_INTERRUPTED, Api
 from cli.text import mw, paint, span, table, usd
 
-EXIT_INTERRUPTED = 130
 _CLEAR = "\x1b[H\x1b[2J"
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.guard import set_local
+from agent.guard_model import FeederState
 from contract.messages import Mode
 from contract.reasons import InterlockKind, ReceiptReason
 from tests.agent.guarding import HPC, MAIN, ROW_A, A, B, Site, held, plan
@@ -147,7 +148,13 @@ def test_what_an_overload_took_is_given_back_slowly_and_only_by_a_calm_meter() -
     run(site, MAIN, 2_000, 300_000)
     assert held(site.step())[B] == 1_000
     memory = site.state.feeders[MAIN]
-    assert (memory.derate_w, memory.over_ms, memory.trip_ms, memory.relapses) == (0, None, None, 0)
+    assert memory == replace(
+        FeederState(),
+        calm_ms=memory.calm_ms,
+        acted_ms=memory.acted_ms,
+        lowered_ms=memory.lowered_ms,
+        given_ms=memory.given_ms,
+    )
 
 
 def _calm_until_given_back(site: Site) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cli import main as entry
+from cli.client import EXIT_INTERRUPTED
 
 
 def test_an_interrupt_while_a_command_is_being_loaded_says_so_and_shows_no_traceback(
@@ -16,5 +17,5 @@ def test_an_interrupt_while_a_command_is_being_loaded_says_so_and_shows_no_trace
     monkeypatch.setattr("importlib.import_module", interrupted)
     with pytest.raises(SystemExit) as ended:
         entry.main(["demo", "--for", "1s"])
-    assert ended.value.code == entry.EXIT_INTERRUPTED
+    assert ended.value.code == EXIT_INTERRUPTED
     assert capsys.readouterr().err == "wattshift: interrupted\n"

@@ -269,9 +269,11 @@ function Overrides({ site, now, onChanged, onTold }) {
   </section>`;
 }
 
-/** Who does not do it, and what each answered: "; b2 drifted: ...". */
+// Who does not do it, by what they answered: "; a, b drifted: no power change".
 function failing(effect) {
-  return Object.entries(effect.failing).map(([bank, answer]) => `; ${bank} ${answer}`).join("");
+  const banks = Object.entries(effect.failing);
+  const answers = [...new Set(banks.map(([, answer]) => answer))];
+  return answers.map((each) => `; ${banks.filter(([, answer]) => answer === each).map(([bank]) => bank).join(", ")} ${each}`).join("");
 }
 
 function Log({ log }) {
