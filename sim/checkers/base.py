@@ -38,6 +38,9 @@ class Allowances:
     """An agent's slowest look at its site: its report tick, and the read itself."""
     command_ms: int = 12_000
     """From the agent's verdict to the last device commanded: two tries, each with the driver's own deadline of 5 s."""
+    limit_ms: int = 5_000
+    """From a wake to the power limit that follows it, one more exchange: some firmwares take none while they stand, and
+    draw little until they have booted."""
     fall_ms: int = 5_000
     """From a stop to sleep power: five time constants of a supply and its firmware; vendors publish 25 W in 5 s."""
     excursion_ms: int = 30_000

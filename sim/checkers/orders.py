@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from contract.messages import BankPlate, Receipt, Workload
 from sim.checkers.base import Allowances, Checker, Kept, Spans, grain_w, path, shown_at_most_w
 from sim.checkers.lease import Good, Leases
 from sim.checkers.world import CapSource, DeviceCommanded, ReceiptSent, SiteTruth, World
+
+
+@dataclass(frozen=True, slots=True)
+class _Unlimited:
+    """A bank that was raised above what its orders allow, and may yet be limited."""
+
+    since_ms: int
+    ceiling_w: float
+    detail: str
 
 
 class OnlyRightfulOrdersAct(Checker):
@@ -13,7 +24,8 @@ class OnlyRightfulOrdersAct(Checker):
 
     Three ways to see it. An agent's receipt accepts an order that was not rightful when it arrived. A device was
     raised, and the bank thereby commanded above what any order rightfully in force within the last commanding time lets
-    it draw. A device was lowered, and the bank thereby commanded below what every such order asks, on a site where
+    it draw; where the bank may run, and its devices at less than their rated power, it has to stay so for longer than
+    a limit takes that follows a wake. A device was lowered, and the bank thereby commanded below what every such order asks, on a site where
     nothing local (a breaker near its limit, heat, a cap, a fault, a person) has given reason to for a quarter of an
     hour.
     """
@@ -24,6 +36,7 @@ class OnlyRightfulOrdersAct(Checker):
         super().__init__(allow)
         self._leases = Leases(self.allow.clock_ms)
         self._before_w: dict[tuple[str, str], float] = {}
+        self._unlimited: dict[tuple[str, str], _Unlimited] = {}
         self._calm = Spans()
 
     def observe(self, world: World) -> None:
@@ -41,6 +54,7 @@ class OnlyRightfulOrdersAct(Checker):
                 calm_ms = self._calm.lasts_ms(key, world.now_ms, so=_calm(truth, bank, self.allow))
                 if key in raised:
                     self._raised(site, truth, bank, world.now_ms)
+                self._limited(site, truth, bank, world.now_ms)
                 if key in lowered and calm_ms >= self.allow.calm_ms:
                     self._lowered(site, truth, bank, world.now_ms)
                 self._before_w[key] = truth.commanded_w(bank.id)
@@ -65,8 +79,23 @@ class OnlyRightfulOrdersAct(Checker):
         if bank.workload is Workload.HPC:
             holds = most_w > 0
         else:
-            holds = now_w <= max(most_w, bank.idle_w) + slack_w + truth.stuck_w(bank.id)
+            ceiling_w = max(most_w, bank.idle_w) + slack_w
+            holds = now_w <= ceiling_w + truth.stuck_w(bank.id)
+            if not holds and most_w > bank.idle_w and len(bank.levels) > 1:
+                self._unlimited.setdefault((site, bank.id), _Unlimited(now_ms, ceiling_w, detail))
+                return
         self.expect(holds, ("raised", site, bank.id), now_ms, site, detail)
+
+    def _limited(self, site: str, truth: SiteTruth, bank: BankPlate, now_ms: int) -> None:
+        """Whether devices that were woken too high have been limited, or stay so."""
+        waits = self._unlimited.get((site, bank.id))
+        if waits is None:
+            return
+        if truth.local or truth.commanded_w(bank.id) <= waits.ceiling_w + truth.stuck_w(bank.id):
+            del self._unlimited[site, bank.id]
+        elif now_ms - waits.since_ms > self.allow.limit_ms:
+            del self._unlimited[site, bank.id]
+            self.flag(("raised", site, bank.id), waits.since_ms, site, waits.detail)
 
     def _lowered(self, site: str, truth: SiteTruth, bank: BankPlate, now_ms: int) -> None:
         now_w = truth.commanded_w(bank.id)

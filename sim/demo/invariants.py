@@ -22,6 +22,7 @@ def allowances(speed: float) -> Allowances:
         reaction_ms=plain.reaction_ms + jitter_ms,
         poll_ms=plain.poll_ms + 2 * jitter_ms,
         command_ms=plain.command_ms + deadline_ms,
+        limit_ms=plain.limit_ms + deadline_ms // 2 + jitter_ms,
         excursion_ms=plain.excursion_ms + 2 * jitter_ms + deadline_ms,
         handover_ms=plain.handover_ms + jitter_ms,
         clock_ms=plain.clock_ms + jitter_ms,

@@ -126,7 +126,33 @@ class TestOnlyRightfulOrdersAct:
         assert checker.violations == []
         world.site.draw(70_000)
         world.at(checker, 6, commanded(6, raises=True))
+        world.through(checker, 7, 12)
         assert "to 70000 W commanded; the orders in force (1/1) allow at most 50000 W" in details(checker)
+
+    @pytest.mark.parametrize(("limited_at", "caught"), [(10.0, False), (13.0, True)])
+    def test_devices_that_are_limited_after_their_wake_pass_and_late_ones_are_caught(
+        self, world: HandWorld, limited_at: float, caught: bool
+    ) -> None:
+        """Some firmwares take no limit while they stand: the bank is told its rated power for an exchange."""
+        checker = OnlyRightfulOrdersAct()
+        world.site.draw(1_000)
+        world.at(checker, 0, ReportSent(ms(0), report(1, 0)), OrderHeard(ms(1), SITE, order(1, 1, asics_w=60_000)))
+        world.site.draw(90_000)
+        world.at(checker, 6, commanded(6, raises=True))
+        world.through(checker, 7, limited_at - 1)
+        world.site.draw(60_000)
+        world.through(checker, limited_at, 30)
+        assert bool(checker.violations) is caught
+
+    def test_a_bank_without_power_limits_is_not_waited_for(self, world: HandWorld) -> None:
+        checker = OnlyRightfulOrdersAct()
+        banks = tuple(bank.model_copy(update={"levels": bank.levels[-1:]}) for bank in world.site.plate.banks)
+        world.site.plate = world.site.plate.model_copy(update={"banks": banks})
+        world.site.draw(1_000)
+        world.at(checker, 0, ReportSent(ms(0), report(1, 0)), OrderHeard(ms(1), SITE, order(1, 1, asics_w=60_000)))
+        world.site.draw(90_000)
+        world.at(checker, 6, commanded(6, raises=True))
+        assert "to 90000 W commanded" in details(checker)
 
     def test_a_thaw_without_a_lease_is_caught(self, world: HandWorld) -> None:
         checker = OnlyRightfulOrdersAct()
