@@ -393,10 +393,13 @@ def _verdict(
     def hold(bank: int) -> BankHold:
         memory, limits = state.banks[bank], plan.banks[bank]
         hands_off = mode is Mode.LOCAL and not memory.trips
+        # A setpoint too low for one device beside all others may hold one where a meter proves silent ones to draw
+        # nothing; a bank that counts as off starts it no more than any other.
+        off = limits.workload is Workload.HASH and not memory.on and memory.level_w < limits.least_run_w
         return BankHold(
             setpoint_w=None if hands_off else memory.level_w,
             wanted_w=wanted_w[bank],
-            may_raise=climb.may_raise[bank],
+            may_raise=climb.may_raise[bank] and not off,
             firm_too=bool(memory.trips) or by_breaker(bank) or limits.id in marked,
             on=memory.on,
             since_ms=memory.since_ms,
