@@ -25,9 +25,9 @@ class OnlyRightfulOrdersAct(Checker):
     Three ways to see it. An agent's receipt accepts an order that was not rightful when it arrived. A device was
     raised, and the bank thereby commanded above what any order rightfully in force within the last commanding time lets
     it draw; where the bank may run, and its devices at less than their rated power, it has to stay so for longer than
-    a limit takes that follows a wake. A device was lowered, and the bank thereby commanded below what every such order asks, on a site where
-    nothing local (a breaker near its limit, heat, a cap, a fault, a person) has given reason to for a quarter of an
-    hour.
+    a limit takes that follows a wake. A device was lowered, and the bank thereby commanded below what every such order
+    asks, on a site where nothing local (a breaker near its limit, heat, a cap, a fault, a person) has given reason to
+    for a quarter of an hour.
     """
 
     invariant = 3
