@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from agent.allocate import STOP, UNSET, Standing, allocate, least_kept_w
+from agent.allocate import UNSET, Standing, allocate, least_kept_w
 from agent.device import Answer, Device
 from agent.drivers.base import DeviceState
 from agent.fleet import Fleet
@@ -127,8 +127,6 @@ class HashBank:
         self._hold: tuple[int | None, bool, int | None] | None = None
         self._planned_w = 0
         self._turn = UNTOLD
-        self._left_ms: int | None = None
-        """When a device that ran was last told to stop."""
 
     def new_order(self, order: Order) -> None:  # noqa: ARG002  a ladder's jobs are an HPC bank's matter
         self.first_command_ms = None
@@ -193,8 +191,6 @@ class HashBank:
         changed = []
         for device, target_w in zip(self.devices, allocation.targets, strict=True):
             if device.target_w != target_w:
-                if target_w == STOP and device.runs():
-                    self._left_ms = self._clock.mono_ms()
                 device.aim(target_w)
                 changed.append(device)
         self._note_turn()
@@ -202,11 +198,10 @@ class HashBank:
 
     def _note_turn(self) -> None:
         """Note when the last device was told to stop, or the first to run: that is when a bank truly goes off or on,
-        whatever its setpoint. That the ones left to run never answered may turn out later."""
+        whatever its setpoint."""
         runs = any(device.runs() for device in self.devices)
         if runs != self._turn.runs:
-            turned_ms = self._clock.mono_ms() if runs else self._left_ms
-            self._turn = Turn(runs, None if self._turn.runs is None else turned_ms)
+            self._turn = Turn(runs, None if self._turn.runs is None else self._clock.mono_ms())
 
 
 class _Sum:

@@ -93,7 +93,6 @@ class Device(Unit):
         "reading",
         "remembers",
         "retry_ms",
-        "unheard",
         "up_ms",
         "young_ms",
     )
@@ -130,8 +129,6 @@ class Device(Unit):
         self.attempts = 0
         self.retry_ms = 0
         self.answer = Answer.NONE
-        self.unheard = False
-        """Told to run, without an answer, and not read since: it may run, and may not."""
         self._least_w = least_w
         self._unlimited_ms: int | None = None
         self.limit_w: int | None = None
@@ -148,8 +145,7 @@ class Device(Unit):
 
     def take(self, reading: MinerReading, now_ms: int, max_chip_mc: int | None, cool_chip_mc: int | None) -> bool:
         """Keep a reading. Whether the bank must be allocated anew: it stands otherwise than before."""
-        before = (self.standing, self.hot, self.unheard)
-        self.unheard = False
+        before = (self.standing, self.hot)
         if self.reading is not None and self.reading.state in _RUNS and reading.state in _STANDS:
             self.fell_ms = now_ms
         if reading.state not in _RUNS:
@@ -174,7 +170,7 @@ class Device(Unit):
         if self.need() is None:
             self.attempts = 0
             self.retry_ms = 0
-        return self._limited_again(now_ms) or (self.standing, self.hot, self.unheard) != before
+        return self._limited_again(now_ms) or (self.standing, self.hot) != before
 
     def miss(self, failure: Failure, now_ms: int, every_ms: int, at_most_ms: int, rng: Random) -> None:
         """A reading failed: after a few in a row the next is tried later and later, with jitter."""
@@ -220,9 +216,8 @@ class Device(Unit):
         return self.standing is Standing.DARK or self.need() is not None
 
     def runs(self) -> bool:
-        """Whether it is to run, and may be taken to: one that cannot be read, only where it ran when it last could, and
-        one that was told to, only where it answered."""
-        if self.target_w <= STOP or self.standing is Standing.FIXED or self.unheard:
+        """Whether it is to run, and may be taken to: one that cannot be read, only where it ran when it last could."""
+        if self.target_w <= STOP or self.standing is Standing.FIXED:
             return False
         return self.standing is not Standing.DARK or self.ran
 
@@ -246,10 +241,6 @@ class Device(Unit):
         if isinstance(outcome, Applied) and self.power is not None and self._limit_differs():
             return await self._set_limit()  # some firmwares take a limit only when awake
         return outcome
-
-    def heard(self, action: Action, outcome: Outcome) -> None:
-        """Note whether it answered, whatever it is to do by now."""
-        self.unheard = action is Action.RESUME and isinstance(outcome, Unreachable)
 
     def told(self, outcome: Outcome, now_ms: int, after_ms: int, at_most_ms: int, rng: Random) -> None:
         """Note how a command ended, and when it may be given again where it did not take."""

@@ -219,7 +219,6 @@ class Fleet:
     def _note(self, device: Device, action: Action, outcome: Outcome, *, same_aim: bool) -> None:
         bounds, now_ms = self._bounds, self._clock.mono_ms()
         self.commands[action.name.lower(), _word(outcome)] += 1
-        device.heard(action, outcome)
         if same_aim:
             device.told(outcome, now_ms, bounds.reassert_ms, bounds.reassert_max_ms, self._rng)
         self.memory_changed = self.memory_changed or device.remembers
