@@ -334,6 +334,15 @@ def test_a_bank_whose_last_device_had_to_stop_rests_its_minimum_time_though_its_
     assert (verdict.banks[A].on, verdict.banks[A].since_ms) == (True, site.at - 500), "on since its first device runs"
 
 
+def test_a_bank_that_is_off_for_want_of_room_starts_nothing_until_its_level_is_enough() -> None:
+    """Silent devices that a meter proves to draw nothing may leave room for one: that is no start."""
+    site = Site(plan(a={"least_run_w": 500}))
+    verdict = site.tell(a=499)
+    assert (verdict.banks[A].on, verdict.banks[A].may_raise) == (False, False)
+    verdict = site.tell(a=500)
+    assert (verdict.banks[A].on, verdict.banks[A].may_raise) == (True, True)
+
+
 def test_what_ran_before_a_level_was_set_says_nothing_of_it() -> None:
     site = Site(plan(a={"min_down_ms": 20_000}))
     site.see(A, runs=False, turned_ms=site.at - 1_000)
