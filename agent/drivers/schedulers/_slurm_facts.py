@@ -119,8 +119,10 @@ class _Builder:
             return self._job(raw, raw.key, JobState.FROZEN, None if left_s is None else left_s * 1_000)
         if raw.job_state not in _RUNNING:
             return None
-        left_ms = raw.end_time * 1_000 - self.now_ms if raw.limit_min and raw.end_time else None
-        return self._job(raw, raw.key, JobState.RUNNING, left_ms)
+        if not raw.limit_min or not raw.end_time:
+            return self._job(raw, raw.key, JobState.RUNNING, None)
+        ends_s = raw.end_time - self.ledger.ahead_s.get(raw.key, 0)
+        return self._job(raw, raw.key, JobState.RUNNING, ends_s * 1_000 - self.now_ms)
 
     def places(self, jobs: Iterable[SlurmJob]) -> dict[str, tuple[str, ...]]:
         """The nodes of each job that holds some."""

@@ -1,5 +1,6 @@
 """What this driver did to which job, so that it undoes that and nothing else. Slurm does not say who stopped or held a
-job. Pure; times are seconds of the wall clock, as they are kept over restarts.
+job. Pure; times are seconds of the wall clock, as they are kept over restarts and compared with Slurm's; where that
+clock is stepped, `shift` moves them along.
 
 An entry is made before the command is sent: where the answer is lost, the job may be stopped, and must be ours to thaw.
 """
@@ -43,6 +44,7 @@ class _Saved(BaseModel):
     waking: list[str] = []
     stopping: list[str] = []
     owed_min: dict[str, int] = {}
+    ahead_s: dict[str, Annotated[int, Field(ge=0, lt=60)]] = {}
     held: list[str] = []
     doubt_until_s: dict[str, int] = {}
     admitting: bool = True
@@ -65,6 +67,9 @@ class Ledger:
     not any process had it."""
     owed_min: dict[str, int] = field(default_factory=dict)
     """Time limits that jobs we let go on are still to be given."""
+    ahead_s: dict[str, int] = field(default_factory=dict)
+    """What jobs we let go on were given too much, as Slurm counts limits in minutes. It is set off against the next
+    freeze, or else every one would lengthen the job by half a minute."""
     held: set[str] = field(default_factory=set)
     """Jobs and, for all their tasks, arrays."""
     doubt_until_s: dict[str, int] = field(default_factory=dict)
@@ -88,6 +93,7 @@ class Ledger:
                 waking=sorted(self.waking),
                 stopping=sorted(self.stopping),
                 owed_min=self.owed_min,
+                ahead_s=self.ahead_s,
                 held=sorted(self.held),
                 doubt_until_s=self.doubt_until_s,
                 admitting=self.admitting,
@@ -110,6 +116,7 @@ class Ledger:
             waking=set(filter(is_job, saved.waking)),
             stopping=set(filter(is_job, saved.stopping)),
             owed_min={key: owed for key, owed in saved.owed_min.items() if is_job(key)},
+            ahead_s={key: ahead_s for key, ahead_s in saved.ahead_s.items() if is_job(key)},
             held=set(filter(is_job, saved.held)),
             doubt_until_s={key: until for key, until in saved.doubt_until_s.items() if is_job(key)},
             admitting=saved.admitting,
@@ -159,6 +166,15 @@ class Ledger:
         """Whether a hold on this job is ours."""
         return not self.held.isdisjoint(job.names)
 
+    def shift(self, by_s: int) -> None:
+        """The wall clock was stepped by so much. What lies between a time kept here and now stays as long as it was."""
+        self.frozen = {
+            key: Frozen(since_s=max(entry.since_s + by_s, 0), limit_min=entry.limit_min)
+            for key, entry in self.frozen.items()
+        }
+        self.doubt_until_s = {key: until_s + by_s for key, until_s in self.doubt_until_s.items()}
+        self.off_doubt_until_s += by_s
+
     # -- what is seen ------------------------------------------------------------------------------------------------
 
     def observe(self, jobs: Sequence[SlurmJob], now_s: int) -> None:
@@ -180,6 +196,9 @@ class Ledger:
         standing = set().union(*(job.names for job in jobs if job.held)) if self.held else set()
         self.held = {key for key in self.held if key in standing or key in self.doubt_until_s}
         self.owed_min = {key: owed for key, owed in self.owed_min.items() if _differs(by_key.get(key), owed)}
+        self.ahead_s = {
+            key: ahead_s for key, ahead_s in self.ahead_s.items() if key in by_key and not by_key[key].pending
+        }
 
     def observe_nodes(self, nodes: Iterable[SlurmNode], now_s: int) -> None:
         """Forget nodes that are up again, whoever saw to it."""
@@ -195,8 +214,15 @@ class Ledger:
         """A job runs again, and is owed its own time limit and the time it stood still."""
         entry = self.frozen.pop(key)
         if entry.limit_min is not None:
-            stood_min = min(max(-(-(now_s - entry.since_s) // 60), 0), LONGEST_FREEZE_MIN)
-            self.owed_min[key] = entry.limit_min + stood_min
+            due_s = now_s - entry.since_s - self.ahead_s.pop(key, 0)
+            more_min = min(max(-(-due_s // 60), 0), LONGEST_FREEZE_MIN)
+            self.owed_min[key] = entry.limit_min + more_min
+            self.ahead_s[key] = min(max(60 * more_min - due_s, 0), 59)
+
+    def unpaid(self, key: str) -> None:
+        """Slurm moves no limit for us."""
+        self.owed_min.pop(key, None)
+        self.ahead_s.pop(key, None)
 
     def limits_due(self, jobs: Iterable[SlurmJob], now_s: int) -> dict[str, int]:
         """Time limits to set now, in minutes: Slurm ends a stopped job at its limit like any other."""
@@ -212,7 +238,7 @@ class Ledger:
         limit_min = None if entry is None else entry.limit_min or job.limit_min
         if entry is None or limit_min is None or not job.start_time:
             return None
-        return max(job.start_time + 60 * limit_min - entry.since_s, 0)
+        return max(job.start_time + 60 * limit_min - self.ahead_s.get(job.key, 0) - entry.since_s, 0)
 
 
 def is_job(key: str) -> bool:

@@ -110,7 +110,7 @@ class ManagedSlurm(SlurmPartition):
         known = {job.key: job for job in jobs_of(listing, self._site.partition)}
         outcomes: dict[str, Outcome] = {job: _unfit(known.get(job)) for job in jobs}
         fit = [job for job in jobs if job in known and may_requeue(known[job]) and is_job(job)]
-        before = self._ledger.holding(fit, self._clock.wall_ms() // 1_000)
+        before = self._ledger.holding(fit, self._now_s())
         outcomes |= await self._by_control(fit, self._control.requeue_held)
         self._ledger.done([job for job in fit if isinstance(outcomes[job], Applied)], before)
         self._ledger.unheld(job for job in fit if isinstance(outcomes[job], Refused))
@@ -232,7 +232,7 @@ class PoweredSlurm(ManagedSlurm):
         fit = [node for node in nodes if node in idle]
         if not fit:
             return Refused("no longer idle")
-        self._ledger.powering_down(fit, self._clock.wall_ms() // 1_000)
+        self._ledger.powering_down(fit, self._now_s())
         return await self._set_nodes(fit, "POWER_DOWN")
 
     async def power_up(self, nodes: Sequence[str]) -> Outcome:

@@ -72,6 +72,8 @@ class SlurmPartition:
             powers=options.node_off_w is not None,
         )
         self._ledger = Ledger()
+        self._offset_ms = clock.wall_ms() - clock.mono_ms()
+        """The wall clock's, against the monotonic one."""
         self._link: SlurmLink | None = None
         self._steps = StepSignals(options.scancel, options.slurm_conf) if options.scancel is not None else None
         self._others: frozenset[str] = frozenset()
@@ -114,12 +116,12 @@ class SlurmPartition:
         self._note(listing)
         if isinstance(listing, Unreachable):
             return listing
-        wall_ms = self._clock.wall_ms()
-        listing = replace(listing, jobs=tuple(job for job in listing.jobs if not job.is_over(wall_ms // 1_000)))
+        now_s, wall_ms = self._now_s(), self._clock.wall_ms()
+        listing = replace(listing, jobs=tuple(job for job in listing.jobs if not job.is_over(now_s)))
         mine = jobs_of(listing, self._site.partition)
         if listing.settled:
-            self._ledger.observe(mine, wall_ms // 1_000)
-            self._ledger.observe_nodes(listing.nodes, wall_ms // 1_000)
+            self._ledger.observe(mine, now_s)
+            self._ledger.observe_nodes(listing.nodes, now_s)
         self._note_others(stopped_by_others(mine, self._ledger))
         self._note_unmapped(mine)
         facts = partition_facts(listing, self._site, self._ledger, wall_ms)
@@ -170,7 +172,7 @@ class SlurmPartition:
     # -- one job -----------------------------------------------------------------------------------------------------
 
     async def _hold(self, key: str, covers: Sequence[str]) -> Outcome:
-        before = self._ledger.holding(covers, self._clock.wall_ms() // 1_000)
+        before = self._ledger.holding(covers, self._now_s())
         outcome = await self._open().update(key, {"hold": True})
         if isinstance(outcome, Applied):
             self._ledger.done(covers, before)
@@ -188,9 +190,10 @@ class SlurmPartition:
 
     async def _set_limit(self, job: str, limit_min: int) -> None:
         outcome = await self._open().update(job, {"time_limit": limit_min})
-        if not isinstance(outcome, Unreachable):
+        if isinstance(outcome, Applied):
             self._ledger.owed_min.pop(job, None)
         if isinstance(outcome, Refused):
+            self._ledger.unpaid(job)
             self._limits_from_ms = self._clock.mono_ms() + _REFUSED_MS
             self._say_once("Slurm moves no time limit for us, so frozen jobs may reach theirs", outcome.detail)
 
@@ -202,7 +205,7 @@ class SlurmPartition:
         before: Mapping[str, int] = {}
         async with self._turns.of(named):
             if signal == _STOP:
-                before = self._ledger.freezing(named, self._clock.wall_ms() // 1_000)
+                before = self._ledger.freezing(named, self._now_s())
             else:
                 self._ledger.stopping.difference_update(named)
                 self._ledger.waking.update(named)
@@ -315,7 +318,7 @@ class SlurmPartition:
         if self._ledger.admitting and self._ledger.held:
             await self._release_all()
         if self._options.extend_limits and self._clock.mono_ms() >= self._limits_from_ms:
-            due = self._ledger.limits_due(mine, self._clock.wall_ms() // 1_000)
+            due = self._ledger.limits_due(mine, self._now_s())
             for job, limit_min in list(due.items())[:MAX_LIMITS]:
                 await self._set_limit(job, limit_min)
 
@@ -356,6 +359,15 @@ class SlurmPartition:
 
     async def _bounded(self, work: Awaitable[T], by_s: float) -> T | Unreachable:
         return await bounded(work, by_s, _LATE)
+
+    def _now_s(self) -> int:
+        """Of the wall clock. Where it was stepped since it was last asked for, the ledger's times go along."""
+        wall_ms = self._clock.wall_ms()
+        stepped_s = round((wall_ms - self._clock.mono_ms() - self._offset_ms) / 1_000)
+        if stepped_s:
+            self._offset_ms += stepped_s * 1_000
+            self._ledger.shift(stepped_s)
+        return wall_ms // 1_000
 
     def _open(self) -> SlurmLink:
         if self._link is None:

@@ -103,6 +103,50 @@ def test_a_clock_that_jumps_gives_no_job_the_world() -> None:
         assert 60 <= ledger.owed_min.get("1", 60) <= 60 + 30 * 24 * 60
 
 
+def test_minutes_rounded_up_are_not_given_anew_by_every_freeze() -> None:
+    """Twelve freezes of five seconds each: one minute, not twelve."""
+    ledger, limit_min, now_s = Ledger(), 60, NOW_S
+    for number in range(1, 13):
+        ledger.done(["1"], ledger.freezing(["1"], now_s))
+        stopped = job(1, "STOPPED", time_limit=limit_min)
+        ledger.observe([stopped], now_s + 1)
+        left_s = ledger.left_s(stopped)
+        assert left_s is not None
+        assert left_s == (stopped.start_time or 0) + 3_600 + 5 * (number - 1) - now_s
+        now_s += 5
+        ledger.observe([job(1, time_limit=limit_min)], now_s)
+        limit_min = ledger.owed_min.get("1", limit_min)
+        ledger = Ledger.load(ledger.save())
+        now_s += 20
+    assert limit_min == 61
+
+
+def test_what_was_given_too_much_is_forgotten_with_the_limit_and_with_the_job() -> None:
+    ledger = frozen_ledger(limit_min=60)
+    ledger.observe([job(1)], NOW_S + 10)
+    assert (ledger.owed_min, ledger.ahead_s) == ({"1": 66}, {"1": 50})
+    ledger.unpaid("1")
+    assert (ledger.owed_min, ledger.ahead_s) == ({}, {}), "Slurm would not move it"
+    for jobs in ([], [job(1, "PENDING")]):
+        ledger = Ledger(ahead_s={"1": 50})
+        ledger.observe(jobs, NOW_S)
+        assert ledger.ahead_s == {}
+
+
+def test_a_step_of_the_clock_takes_the_kept_times_along() -> None:
+    ledger = frozen_ledger(limit_min=60)
+    ledger.freezing(["2"], NOW_S)
+    ledger.powering_down(["n1"], NOW_S)
+    ledger.shift(3_157)
+    assert ledger.left_s(job(1, "STOPPED")) == 3_300 - 3_157, "as long as Slurm's clock is behind"
+    ledger.observe([job(1, "STOPPED"), job(2)], NOW_S + 3_157 + DOUBT_S - 1)
+    assert set(ledger.frozen) == {"1", "2"}, "it is in doubt for a minute by any clock"
+    ledger.observe([job(1), job(2)], NOW_S + 3_157 + DOUBT_S)
+    assert ledger.owed_min == {"1": 66, "2": 61}
+    ledger.shift(-(10**12))
+    assert Ledger.load(ledger.save()) == ledger
+
+
 @pytest.mark.parametrize(
     ("record", "due"),
     [

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from agent.drivers.base import Applied, Refused, Unreachable
+from sim.clock import LoopClock
 from sim.devices.slurmrestd import BACKLOG_S, SlurmFault
 from sim.jobs import JobPhase
 from sim.ports import DeviceFault
@@ -16,6 +17,7 @@ from tests.agent.drivers.schedulers.rest_world import (
     FROZEN,
     PENDING,
     RUNNING,
+    START_MS,
     in_virtual_time,
     spec,
     virtual,
@@ -131,5 +133,39 @@ def test_a_release_that_slurm_only_said_it_did_is_repeated() -> None:
             rig.server.fault = None
             assert await rig.states() == {"1": RUNNING, "2": PENDING}
             assert not rig.job("2").held
+
+    in_virtual_time(main())
+
+
+class SteppedClock(LoopClock):
+    """A wall clock that somebody sets."""
+
+    stepped_ms = 0
+
+    def wall_ms(self) -> int:
+        return super().wall_ms() + self.stepped_ms
+
+
+def test_a_job_frozen_under_a_wrong_clock_keeps_what_it_has_left_when_the_clock_is_right_again() -> None:
+    async def main() -> None:
+        async with virtual(spec("1"), spec("2")) as rig:
+            clock = SteppedClock(START_MS)
+            await rig.driver.close()
+            rig.clock = clock
+            rig.driver = rig.new_driver()
+            await rig.driver.freeze(["1"])
+            await rig.facts()
+            left_ms = {job.id: job.remaining_ms for job in (await rig.facts()).jobs}
+            clock.stepped_ms = 3_157_000
+            await rig.driver.freeze(["2"])
+            await rig.facts()
+            await asyncio.sleep(300)
+            clock.stepped_ms = 0
+            found = {job.id: job.remaining_ms for job in (await rig.facts()).jobs}
+            for job, before_ms in left_ms.items():
+                after_ms = found[job]
+                assert before_ms is not None
+                assert after_ms is not None
+                assert abs(after_ms - before_ms) <= 2_000, job
 
     in_virtual_time(main())
