@@ -194,19 +194,9 @@ def _units(index: int, bank: Bank, bounds: Bounds, load: Load) -> Iterable[Unit]
 
 
 def _job_units(index: int, bank: Bank, bounds: Bounds, load: Load) -> Iterable[Unit]:
-    work = bank.work
-    assert work is not None  # noqa: S101  the caller looked
-    known, free, flexible = bank.fresh and work.fresh, work.free_nodes, []
-    for job in work.jobs:
-        up = job.state is JobState.RUNNING
-        if job.id in bounds.barred or not (up or known):
-            continue
-        if job.firm or bounds.force:
-            if job.state is not JobState.PENDING or job.nodes <= free:
-                load.add_job(bank, job)
-                free -= job.nodes if job.state is JobState.PENDING else 0
-        elif job.power_w > 0:
-            flexible.append(job)
+    firm, flexible = _jobs(bank, bounds)
+    for job in firm:
+        load.add_job(bank, job)
     flexible.sort(key=lambda job: (-job.power_w, job.id))
     for job in flexible[JOBS_MAX:]:
         if job.state is JobState.RUNNING:
@@ -214,6 +204,26 @@ def _job_units(index: int, bank: Bank, bounds: Bounds, load: Load) -> Iterable[U
             load.armed_mw += job.power_w * bank.plate.pue_milli
     for job in sorted(flexible[:JOBS_MAX], key=lambda job: job.id):
         yield Unit(f"{bank.id}/{job.id}", index, job, job.power_w, job.power_w)
+
+
+def _jobs(bank: Bank, bounds: Bounds) -> tuple[list[Job], list[Job]]:
+    """The jobs that are served whatever they cost, and those there is a choice about. Of firm jobs that wait only those
+    that there are nodes for: what cannot start draws nothing."""
+    work = bank.work
+    assert work is not None  # noqa: S101  the callers looked
+    known, free = bank.fresh and work.fresh, work.free_nodes
+    served: list[Job] = []
+    flexible: list[Job] = []
+    for job in work.jobs:
+        if job.id in bounds.barred or not (job.state is JobState.RUNNING or known):
+            continue
+        if job.firm or bounds.force:
+            if job.state is not JobState.PENDING or job.nodes <= free:
+                served.append(job)
+                free -= job.nodes if job.state is JobState.PENDING else 0
+        elif job.power_w > 0:
+            flexible.append(job)
+    return served, flexible
 
 
 def _rows(site: Site, envelope: Envelope, units: list[Unit], load: Load, *, meter: bool) -> list[Row]:
@@ -287,12 +297,13 @@ def _partition_rows(rows: list[Row], site: Site, index: int, bounds: Bounds, uni
     """What a partition may draw for flexible jobs, and the nodes it has for those that wait."""
     bank = site.banks[index]
     assert bank.work is not None  # noqa: S101  the caller looked
-    taken_w = bank.plate.idle_w + sum(job.power_w for job in bank.work.jobs if job.firm and job.id not in bounds.barred)
+    firm, _ = _jobs(bank, bounds)
+    taken_w = bank.plate.idle_w + sum(job.power_w for job in firm)
     most_w = min([bank.natural_w, *(n.watts for n in bounds.trace if n.rule in _HARD)]) - taken_w
     if sum(unit.most_w for unit in units) > most_w:
         cap = np.full(STEPS, max(0, most_w) / W_PER_MW)
-        for job in bank.work.jobs:
-            if job.firm and job.id not in bounds.barred and job.remaining_ms is not None:
+        for job in firm:
+            if job.remaining_ms is not None:
                 cap[int(np.searchsorted(GRID.edge_h[:-1], job.remaining_ms / MS_PER_HOUR)) :] += job.power_w / W_PER_MW
         _bind(rows, f"bank:{bank.id}", cap, FEEDER_PENALTY, site, [(unit, 1.0) for unit in units])
     waiting = [unit for unit in units if unit.job is not None and unit.job.state is JobState.PENDING]

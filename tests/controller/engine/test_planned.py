@@ -365,3 +365,21 @@ def test_the_states_a_job_may_be_in_are_all_planned() -> None:
         work: list[Job] = [DUE.model_copy(update={"state": state})]
         decision = run(site(HPC, jobs=work, price=20.0, outlook=flat_outlook(20.0)))
         assert targets(decision)["hpc"] == 3.4
+
+
+# ---- a partition's firm work
+
+
+def test_firm_jobs_that_wait_for_nodes_take_no_power_of_those_that_run() -> None:
+    """Three firm jobs of 2 MW wait for ten nodes each and none is free: what runs has the partition to itself."""
+    running = [job(str(n), mw=1.0, value=300.0, remaining_ms=8 * HOUR) for n in (1, 2)]
+    waiting = [job(str(n), mw=2.0, state="pending", firm=True, remaining_ms=HOUR) for n in (3, 4, 5)]
+    snapshot = site(HPC, price=40.0, outlook=flat_outlook(40.0), jobs=[*running, *waiting], nodes_up=20)
+    decision = run(snapshot)
+    assert targets(decision) == {"hpc": 2.4}
+    facts = digest(snapshot, HOW, AT)
+    envelope = narrow(facts, [], None)
+    price = PricePaths(GRID).of(facts)
+    assert price is not None
+    caps = {row.key: row.cap.min() for row in pose(facts, envelope, price).rows}
+    assert caps.get("bank:hpc", 2.0) >= 2.0
