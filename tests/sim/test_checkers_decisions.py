@@ -32,6 +32,7 @@ from tests.sim.checker_world import (
     made,
     ms,
     order,
+    plate,
     report,
     snapshot,
 )
@@ -188,6 +189,14 @@ class TestDecideIsBlind:
         assert all(bank.levels == levels for site in sites for bank in site.nameplate.banks if bank.id == "asics")
 
 
+def two_halls(one: Decision, more_w: int, margin_usd: float | None) -> Decision:
+    """The same with a second hall, `more`, like the first."""
+    (site,) = one.sites
+    more = site.banks[0].model_copy(update={"bank": "more", "target_w": more_w})
+    banks = (*site.banks, more)
+    return one.model_copy(update={"sites": (site.model_copy(update={"banks": banks, "margin_usd_per_h": margin_usd}),)})
+
+
 class TestPlanReturnsToOracle:
     """Invariant 11. Five ticks of a minute after the faults healed."""
 
@@ -209,6 +218,31 @@ class TestPlanReturnsToOracle:
         assert checker.violations == []
         self.run(world, checker, 0, 100_000, 360)
         assert "asics is planned at 0 W, by the truth it ought to be 100000 W" in details(checker)
+
+    @pytest.mark.parametrize(
+        ("ours_w", "margin_usd", "hpc_w", "caught"),
+        [
+            ((80_000, 20_000), 9.9, 20_000, set()),
+            ((80_000, 20_000), 9.7, 20_000, {"asics", "more"}),
+            ((80_000, 20_000), None, 20_000, {"asics", "more"}),
+            ((80_000, 10_000), 10.0, 20_000, {"asics", "more"}),
+            ((80_000, 20_000), 10.0, 10_000, {"hpc"}),
+        ],
+        ids=["as much for as much", "worth less", "worth unknown", "less power", "other jobs"],
+    )
+    def test_another_hall_is_as_good_where_it_earns_as_much(
+        self, world: HandWorld, ours_w: tuple[int, int], margin_usd: float | None, hpc_w: int, caught: set[str]
+    ) -> None:
+        asics, hpc = plate().banks
+        more = asics.model_copy(update={"id": "more"})
+        world.site.plate = plate().model_copy(update={"banks": (asics, more, hpc)})
+        checker = PlanReturnsToOracle()
+        world.healed_ms = ms(0)
+        for at in (300, 360):
+            ours = two_halls(decision(ours_w[0], hpc_w, at=at), ours_w[1], margin_usd)
+            theirs = two_halls(decision(20_000, at=at), 80_000, 10.0)
+            world.at(checker, at, made(at, ours), OracleDecided(ms(at), theirs))
+        assert {violation.detail.split()[0] for violation in checker.violations} == caught
 
     def test_while_a_fault_is_in_force_nothing_is_compared(self, world: HandWorld) -> None:
         checker = PlanReturnsToOracle()
