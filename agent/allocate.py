@@ -3,7 +3,8 @@
 The allocation is a level, not an edge: it states what every device is to do, whatever it does now, and is worked out
 anew whenever the setpoint or a device's standing changes. It never plans more than the setpoint:
 
-* a device that cannot be read counts at its rated power, unless a meter proves that it draws less;
+* a device that cannot be read counts at its rated power, unless a meter proves that it draws less: what it draws now
+  proves nothing of one that was just told to run;
 * a device that cannot be steered counts at its rated power;
 * every other device counts at its idle power, and at its target where it is to run.
 
@@ -51,7 +52,7 @@ _STEERED: Final = frozenset({Standing.UP, Standing.DOWN})
 class Unit:
     """What allocation knows of one device. `agent.device.Device` extends it."""
 
-    __slots__ = ("hot", "idle_w", "j_per_th", "least_w", "ran", "rated_w", "standing", "target_w")
+    __slots__ = ("hot", "idle_w", "j_per_th", "least_w", "ran", "rated_w", "rises", "standing", "target_w")
 
     def __init__(self, rated_w: int, idle_w: int, *, least_w: int = 0, standing: Standing = Standing.DARK) -> None:
         self.rated_w = rated_w
@@ -63,6 +64,8 @@ class Unit:
         """Too hot to run, by its own chip sensor."""
         self.ran = standing is Standing.UP
         """Whether it ran when it was last read, and has not been told to stop since."""
+        self.rises = False
+        """Whether it was told to run so lately that it may not draw yet what it will, and was not read since."""
         self.j_per_th = 0.0
         """Smoothed efficiency; 0 while unknown, which ranks as the nominal of its bank."""
         self.target_w = UNSET
@@ -117,12 +120,13 @@ def least_kept_w(units: Sequence[Unit], *, dark_w: int | None = None, spread: bo
 
 def _unsteered(units: Sequence[Unit], dark_w: int | None, *, may_raise: bool) -> tuple[int, list[int]]:
     """What the bank draws with every steerable unit stopped, and which units may run."""
-    fixed_w = dark_rated_w = 0
+    fixed_w = dark_rated_w = rises_w = 0
     runnable: list[int] = []
     for index, unit in enumerate(units):
         standing = unit.standing
         if standing is Standing.DARK:
             dark_rated_w += unit.rated_w
+            rises_w += unit.rated_w if unit.rises else 0
         elif standing is Standing.FIXED:
             fixed_w += unit.rated_w
         else:
@@ -130,7 +134,7 @@ def _unsteered(units: Sequence[Unit], dark_w: int | None, *, may_raise: bool) ->
             # One that was told to stop and not looked at since reads as up, and may be down.
             if not unit.hot and standing in _STEERED and (may_raise or (standing is Standing.UP and unit.ran)):
                 runnable.append(index)
-    return fixed_w + (dark_rated_w if dark_w is None else min(dark_rated_w, max(dark_w, 0))), runnable
+    return fixed_w + (dark_rated_w if dark_w is None else min(dark_rated_w, max(dark_w, rises_w))), runnable
 
 
 def _spend(units: Sequence[Unit], runnable: list[int], budget_w: int, targets: list[int], *, spread: bool) -> int:

@@ -92,6 +92,7 @@ class Device(Unit):
         "read_ms",
         "reading",
         "remembers",
+        "resumed_ms",
         "retry_ms",
         "up_ms",
         "young_ms",
@@ -121,6 +122,8 @@ class Device(Unit):
         """When it was first seen to run, this time; None while it does not."""
         self.young_ms = young_ms
         """How long from then its hashrate still rises: until then its efficiency tells nothing."""
+        self.resumed_ms = 0
+        """When it was last told to run."""
         self.fails = 0
         self.next_poll_ms = 0
         self.poll_queued = False
@@ -139,6 +142,7 @@ class Device(Unit):
         if target_w != self.target_w:
             self.target_w = target_w
             self.ran = self.ran and target_w != STOP
+            self.rises = self.rises and target_w != STOP
             self.attempts = 0
             self.retry_ms = 0
             self.answer = Answer.NONE
@@ -160,6 +164,7 @@ class Device(Unit):
         if self.standing is not Standing.FIXED:
             self.standing = Standing.UP if self._lies(reading) else _STANDING[reading.state]
             self.ran = self.standing is Standing.UP
+            self.rises = self.rises and self.standing is Standing.DARK
         chip_mc = reading.chip_temp_mc
         if max_chip_mc is not None and chip_mc is not None:
             self.hot = chip_mc >= max_chip_mc or (self.hot and cool_chip_mc is not None and chip_mc > cool_chip_mc)
@@ -181,12 +186,16 @@ class Device(Unit):
             self.next_poll_ms = now_ms + int(wait_ms * (0.5 + 0.5 * rng.random()))
 
     def darken(self, now_ms: int, stale_ms: int) -> bool:
-        """Stop believing a reading that has grown stale. Whether it stands otherwise than before.
+        """Stop believing a reading that has grown stale, and that a device unheard of still rises, once it has had the
+        time. Whether it stands otherwise than before.
 
         That a device was stopped is believed longer: a switch that reboots must not make a bank at part load be taken
         for one at full load.
         """
         standing = self.standing
+        if self.rises and now_ms - self.resumed_ms > self.young_ms + stale_ms:
+            self.rises = False
+            return standing is Standing.DARK
         if standing is Standing.DARK or standing is Standing.FIXED:
             return False
         if now_ms - self.read_ms <= (stale_ms if standing is Standing.UP else STOPPED_STAYS * stale_ms):
@@ -221,12 +230,12 @@ class Device(Unit):
             return False
         return self.standing is not Standing.DARK or self.ran
 
-    async def act(self, action: Action) -> Outcome:
+    async def act(self, action: Action, now_ms: int) -> Outcome:
         """Tell it. A device that is to run below its rated power is limited before it is resumed, or else after."""
         if self.curtail is None:
             return Refused("it cannot be steered")
         if action is Action.STOP:
-            self.ran = False  # also where it was read, and ran, between its aim and this
+            self.ran = self.rises = False  # also where it was read, and ran, between its aim and this
             return await self.curtail.stop()
         if action is Action.LIMIT:
             return await self._set_limit()
@@ -236,7 +245,8 @@ class Device(Unit):
                 return outcome
         # From here it counts as running, whatever it answers: a device may say no and do it all the same.
         self.standing = Standing.UP
-        self.ran = True
+        self.ran = self.rises = True
+        self.resumed_ms = now_ms
         outcome = await self.curtail.resume()
         if isinstance(outcome, Applied) and self.power is not None and self._limit_differs():
             return await self._set_limit()  # some firmwares take a limit only when awake

@@ -211,7 +211,7 @@ class Fleet:
         try:
             # A resume may be two exchanges: the limit first.
             deadline_s = ACT_DEADLINES * self._rules[device.owner].deadline_s
-            outcome = await self._contain.run(device.act(action), deadline_s, device.driver)
+            outcome = await self._contain.run(device.act(action, now_ms), deadline_s, device.driver)
         finally:
             device.busy = False
         self._note(device, action, outcome, same_aim=target_w == device.target_w)

@@ -158,10 +158,9 @@ class PlanReturnsToOracle(Checker):
 
     The oracle decides on a snapshot built from the truth. From `ticks_to_oracle` ticks after the last fault healed,
     each of its decisions is held against the newest one of the leading controller: every target equal to within one
-    device or two hundredths of the rating. Which of several halls hashes is as good as another where they are given as
-    much power together and the site earns as much (ADR 6): what stands is carried on. What differs for less than a tick
-    is seen by the next decision: a job that came or ended, or a dwell that ran out, between the agent's look and the
-    oracle's. A controller that decides nothing for two ticks has no plan to compare.
+    device or two hundredths of the rating; or all of them together, where the site earns as much (ADR 6). What differs
+    for less than a tick is seen by the next decision: a job that came or ended, or a dwell that ran out, between the
+    agent's look and the oracle's. A controller that decides nothing for two ticks has no plan to compare.
     """
 
     invariant = 11
@@ -201,26 +200,22 @@ class PlanReturnsToOracle(Checker):
             return
         targets_w = {bank.bank: bank.target_w for bank in newest[1].banks}
         oracle_w = {bank.bank: bank.target_w for bank in told.banks}
-        as_good = self._halls_as_good(newest[1], told, truth.plate)
+        as_good = self._as_good(newest[1], told, truth.plate)
         for bank in truth.plate.banks:
             ours_w, theirs_w = targets_w.get(bank.id, 0), oracle_w.get(bank.id, 0)
             near = abs(ours_w - theirs_w) <= max(grain_w(bank), self.EQUAL_SHARE * bank.rated_w)
-            near = near or (as_good and bank.workload is Workload.HASH)
-            off_ms = self._off.lasts_ms((site, bank.id), at_ms, so=not near)
+            off_ms = self._off.lasts_ms((site, bank.id), at_ms, so=not near and not as_good)
             detail = f"{bank.id} is planned at {ours_w} W, by the truth it ought to be {theirs_w} W"
             self.expect(off_ms < self.allow.tick_ms, ("plan", site, bank.id), at_ms, site, detail)
 
-    def _halls_as_good(self, ours: SiteDecision, theirs: SiteDecision, plate: Nameplate) -> bool:
-        """Whether all halls together are planned at the same power, and the site earns no less per hour."""
-        halls = {bank.id: bank for bank in plate.banks if bank.workload is Workload.HASH}
-        ours_w, theirs_w = (sum(bank.target_w for bank in one.banks if bank.bank in halls) for one in (ours, theirs))
-        grain = max((grain_w(bank) for bank in halls.values()), default=0)
-        rated_w = sum(bank.rated_w for bank in halls.values())
+    def _as_good(self, ours: SiteDecision, theirs: SiteDecision, plate: Nameplate) -> bool:
+        """Whether all banks together are planned at the same power, and the site earns no less per hour."""
         if ours.margin_usd_per_h is None or theirs.margin_usd_per_h is None:
             return False
-        least_usd = theirs.margin_usd_per_h - self.EQUAL_SHARE * abs(theirs.margin_usd_per_h)
-        near = abs(ours_w - theirs_w) <= max(grain, self.EQUAL_SHARE * rated_w)
-        return near and ours.margin_usd_per_h >= least_usd
+        ours_w, theirs_w = (sum(bank.target_w for bank in one.banks) for one in (ours, theirs))
+        near = abs(ours_w - theirs_w) <= self.EQUAL_SHARE * sum(bank.rated_w for bank in plate.banks)
+        less_usd = theirs.margin_usd_per_h - ours.margin_usd_per_h
+        return near and less_usd <= self.EQUAL_SHARE * abs(theirs.margin_usd_per_h)
 
 
 class JournalReplays(Checker):

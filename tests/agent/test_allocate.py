@@ -69,6 +69,14 @@ def test_a_meter_says_what_unreadable_units_draw_at_most() -> None:
     assert allocate(units, 6_040, dark_w=40).targets == [3_000, 3_000, 3_000]
 
 
+def test_a_meter_proves_nothing_of_a_unit_that_was_just_told_to_run() -> None:
+    units = [unit(), unit(), unit(Standing.DARK), unit(Standing.DARK)]
+    units[2].rises = True
+    assert allocate(units, 6_040, dark_w=40).targets == [3_000, STOP, 3_000, 3_000]
+    assert allocate(units, 9_040, dark_w=40).targets == [3_000] * 4
+    assert allocate(units, 9_040, dark_w=6_000).targets == [3_000, STOP, 3_000, 3_000], "what it does show counts"
+
+
 def test_without_leave_to_raise_nothing_is_brought_back_and_no_limit_rises() -> None:
     units = [unit(Standing.DOWN, target_w=3_000), unit(least_w=1_500, target_w=2_000), unit(target_w=3_000)]
     assert allocate(units, 9_000, may_raise=False).targets == [STOP, 2_000, 3_000]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from random import Random
 
+from agent.allocate import STOP, Standing
 from agent.bank import HashBank
 from agent.contain import Containment
 from agent.device import Action, Device
@@ -197,7 +199,7 @@ def test_a_device_that_was_read_before_its_stop_went_out_counts_as_stopped() -> 
         device.aim(0)
         device.take(running, 2_000, None, None)
         assert device.ran
-        await device.act(Action.STOP)
+        await device.act(Action.STOP, 0)
         assert not device.ran
 
     run_virtual(story())
@@ -225,3 +227,53 @@ def test_a_stall_is_made_up_for_until_every_device_has_had_its_turn() -> None:
     stall.note(4_000, 60_000)
     assert stall.lost_ms(60_000) == 34_000, "one that goes on adds up"
     assert stall.lost_ms(75_000) == 0
+
+
+def test_a_device_told_to_run_and_not_heard_of_is_not_taken_for_one_that_draws_nothing() -> None:
+    """A meter shows nothing of a machine that boots: its place is not given away until it had the time to rise."""
+
+    async def story() -> None:
+        hall = Hall()
+        silent, other = hall.devices
+        silent.young_ms = 60_000
+        for device in hall.devices:
+            hall.read(device, DeviceState.STOPPED)
+        await asyncio.sleep(16)
+        hall.read(other, DeviceState.STOPPED)
+        hall.hold(3_020, unread_w=0)
+        await silent.act(Action.RESUME, hall.clock.mono_ms())
+        for _ in range(4):
+            hall.read(other, DeviceState.STOPPED)
+            hall.bank.survey(hall.clock.mono_ms())
+            hall.hold(3_020, unread_w=0)
+            assert (silent.standing, other.target_w) == (Standing.DARK, STOP)
+            await asyncio.sleep(14)
+        await asyncio.sleep(20)
+        hall.read(other, DeviceState.STOPPED)
+        hall.bank.survey(hall.clock.mono_ms())
+        hall.hold(3_020, unread_w=0)
+        assert other.target_w == 3_000, "the silent one had the time, and the meter shows nothing of it"
+
+    run_virtual(story(), seed=1)
+
+
+def test_a_device_that_is_heard_of_or_told_to_stop_rises_no_more() -> None:
+    async def story() -> None:
+        hall = Hall()
+        for ends in ("read", "stopped", "aimed"):
+            device = hall.devices[0]
+            hall.read(device, DeviceState.STOPPED)
+            device.aim(3_000)
+            await device.act(Action.RESUME, 0)
+            assert device.rises
+            hall.read(device, DeviceState.UNKNOWN)
+            assert device.rises, "it did not say what it does"
+            if ends == "read":
+                hall.read(device, DeviceState.STARTING)
+            elif ends == "stopped":
+                await device.act(Action.STOP, 0)
+            else:
+                device.aim(STOP)
+            assert not device.rises
+
+    run_virtual(story(), seed=1)

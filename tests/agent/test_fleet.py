@@ -347,7 +347,7 @@ def test_a_firmware_that_takes_a_limit_only_when_awake_gets_it_right_after_its_r
         device.take(MinerReading(state=DeviceState.STOPPED, power_w=20), 1_000, None, None)
         device.aim(2_000)
         assert device.need() is Action.RESUME
-        assert await device.act(Action.RESUME) == Applied()
+        assert await device.act(Action.RESUME, 0) == Applied()
         assert asic.state is DeviceState.RUNNING
         assert asic.limits == [2_000]
         assert device.limit_w == 2_000
@@ -364,7 +364,7 @@ def test_a_firmware_that_refuses_limits_is_not_asked_for_a_while() -> None:
         running = MinerReading(state=DeviceState.RUNNING, power_w=3_000)
         device.take(running, 1_000, None, None)
         device.aim(2_000)
-        assert isinstance(await device.act(Action.LIMIT), Refused)
+        assert isinstance(await device.act(Action.LIMIT, 0), Refused)
         assert device.least_w == 0
         assert not device.take(running, 2_000, None, None)
         assert device.take(running, 602_001, None, None), "its bank is allocated anew"

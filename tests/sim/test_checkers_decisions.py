@@ -220,18 +220,19 @@ class TestPlanReturnsToOracle:
         assert "asics is planned at 0 W, by the truth it ought to be 100000 W" in details(checker)
 
     @pytest.mark.parametrize(
-        ("ours_w", "margin_usd", "hpc_w", "caught"),
+        ("ours_w", "margin_usd", "caught"),
         [
-            ((80_000, 20_000), 9.9, 20_000, set()),
-            ((80_000, 20_000), 9.7, 20_000, {"asics", "more"}),
-            ((80_000, 20_000), None, 20_000, {"asics", "more"}),
-            ((80_000, 10_000), 10.0, 20_000, {"asics", "more"}),
-            ((80_000, 20_000), 10.0, 10_000, {"hpc"}),
+            ((80_000, 20_000, 20_000), 9.9, set()),
+            ((80_000, 30_000, 10_000), 9.9, set()),
+            ((80_000, 20_000, 20_000), 9.7, {"asics", "more"}),
+            ((80_000, 20_000, 20_000), None, {"asics", "more"}),
+            ((80_000, 10_000, 20_000), 10.0, {"asics", "more"}),
+            ((20_000, 80_000, 10_000), 10.0, {"hpc"}),
         ],
-        ids=["as much for as much", "worth less", "worth unknown", "less power", "other jobs"],
+        ids=["another hall", "other jobs too", "worth less", "worth unknown", "less power", "fewer jobs"],
     )
-    def test_another_hall_is_as_good_where_it_earns_as_much(
-        self, world: HandWorld, ours_w: tuple[int, int], margin_usd: float | None, hpc_w: int, caught: set[str]
+    def test_another_plan_is_as_good_where_the_site_draws_and_earns_as_much(
+        self, world: HandWorld, ours_w: tuple[int, int, int], margin_usd: float | None, caught: set[str]
     ) -> None:
         asics, hpc = plate().banks
         more = asics.model_copy(update={"id": "more"})
@@ -239,7 +240,7 @@ class TestPlanReturnsToOracle:
         checker = PlanReturnsToOracle()
         world.healed_ms = ms(0)
         for at in (300, 360):
-            ours = two_halls(decision(ours_w[0], hpc_w, at=at), ours_w[1], margin_usd)
+            ours = two_halls(decision(ours_w[0], ours_w[2], at=at), ours_w[1], margin_usd)
             theirs = two_halls(decision(20_000, at=at), 80_000, 10.0)
             world.at(checker, at, made(at, ours), OracleDecided(ms(at), theirs))
         assert {violation.detail.split()[0] for violation in checker.violations} == caught
