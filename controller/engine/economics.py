@@ -341,8 +341,8 @@ class _Fill:
 
 
 def _kept_w(lot: Lot, bank: Bank) -> int:
-    """What a lot's job draws already, frozen."""
-    return bank.frozen_w.get(lot.job.id, 0) if lot.job is not None else 0
+    """What a lot's job draws already, frozen or in a bank told to be off."""
+    return bank.kept_w.get(lot.job.id, 0) if lot.job is not None else 0
 
 
 def plan_cap_mw(site: Site, node: int, limits: Sequence[Limit]) -> int:

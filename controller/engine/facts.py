@@ -92,7 +92,10 @@ class Bank:
     stuck_w: int
     """Drawn above idle although off, or by frozen jobs: not to be steered."""
     frozen_w: dict[str, int]
-    """The part of it that each frozen job keeps, and that goes over into its own power if it is let run, by id."""
+    """The part of it that each frozen job keeps, by id."""
+    kept_w: dict[str, int]
+    """The same, and what each running job draws of it that goes on although its bank was told to be off: it goes over
+    into the job's own power if that is let run. Counted twice, a firm job that no cap stops would never find room."""
     work: Work | None
     """For an HPC partition; None for a hash bank."""
 
@@ -247,6 +250,7 @@ def _banks(
         on_for = reading.on_for_ms if reading else None
         natural_w = _natural_w(plate, reading, work)
         frozen_w = _frozen_w(plate, reading, work)
+        stuck_w = _stuck_w(plate, reading)
         banks.append(
             Bank(
                 id=plate.id,
@@ -260,8 +264,9 @@ def _banks(
                 on_for_ms=None if on_for is None else on_for + (age_ms or 0),
                 natural_w=natural_w,
                 segments=[] if work is not None else curve(plate, natural_w),
-                stuck_w=max(_stuck_w(plate, reading), sum(frozen_w.values())),
+                stuck_w=max(stuck_w, sum(frozen_w.values())),
                 frozen_w=frozen_w,
+                kept_w=frozen_w | _running_on_w(stuck_w, work),
                 work=work,
             )
         )
@@ -306,6 +311,14 @@ def _stuck_w(plate: BankPlate, reading: BankReading | None) -> int:
         return 0
     settled = reading.on_for_ms is not None and reading.on_for_ms >= SETTLE_MS
     return max(0, reading.power_w - plate.idle_w) if settled else 0
+
+
+def _running_on_w(stuck_w: int, work: Work | None) -> dict[str, int]:
+    """What running jobs draw of what a bank draws although off, shared among them by their power."""
+    jobs = () if work is None or not stuck_w else work.jobs
+    running = {job.id: job.power_w for job in jobs if job.state is JobState.RUNNING and job.power_w > 0}
+    all_w = sum(running.values())
+    return {job: min(stuck_w, all_w) * power_w // all_w for job, power_w in running.items()}
 
 
 def _frozen_w(plate: BankPlate, reading: BankReading | None, work: Work | None) -> dict[str, int]:

@@ -186,7 +186,7 @@ def _units(index: int, bank: Bank, bounds: Bounds, load: Load) -> Iterable[Unit]
         load.add(bank, bank.stuck_w)
         yield Unit(bank.id, index, None, idle_w, most_w)
         return
-    load.add(bank, idle_w + bank.stuck_w)
+    load.add(bank, idle_w + bank.stuck_w - sum(watts for job, watts in bank.kept_w.items() if job not in bank.frozen_w))
     if not bank.work.known or bounds.hold:
         load.add(bank, max(0, min(bounds.hi_w, bounds.lo_w if bounds.hold else bank.ceiling_w) - idle_w))
         return

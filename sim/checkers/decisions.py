@@ -213,7 +213,8 @@ class PlanReturnsToOracle(Checker):
         if ours.margin_usd_per_h is None or theirs.margin_usd_per_h is None:
             return False
         ours_w, theirs_w = (sum(bank.target_w for bank in one.banks) for one in (ours, theirs))
-        near = abs(ours_w - theirs_w) <= self.EQUAL_SHARE * sum(bank.rated_w for bank in plate.banks)
+        grain = max(max(grain_w(bank), self.EQUAL_SHARE * bank.rated_w) for bank in plate.banks)
+        near = abs(ours_w - theirs_w) <= max(grain, self.EQUAL_SHARE * sum(bank.rated_w for bank in plate.banks))
         less_usd = theirs.margin_usd_per_h - ours.margin_usd_per_h
         return near and less_usd <= self.EQUAL_SHARE * abs(theirs.margin_usd_per_h)
 

@@ -81,6 +81,24 @@ def test_power_of_a_bank_that_does_not_stop_is_made_room_for() -> None:
     assert targets(run(site(A, other, readings=stopping, overrides=CAP)))["hall-b"] == 4.0
 
 
+def test_firm_jobs_that_a_cap_left_no_room_for_find_it_again_when_the_cap_is_gone() -> None:
+    """They went on all the while, as no cap stops them: 1.4 MW fit a feeder of 1.5."""
+    feeder = Feeder(id="row", parent="main", limit_w=1_500_000)
+    plate = hpc_bank(feeder="row")
+    reading = off(plate, power_w=1_410_000, setpoint_w=400_000, on_for_ms=HOUR)
+    jobs = [job("firm", mw=0.6, firm=True), job("other", mw=0.4, firm=True)]
+    decision = run(site(plate, readings=[reading], jobs=jobs, feeders=[feeder], metered={"row": 1_410_000}))
+    assert (targets(decision), decision.shortfalls) == ({"hpc": 1.4}, ())
+
+
+def test_jobs_that_do_not_stop_are_made_room_for() -> None:
+    """A megawatt of flexible jobs goes on an hour after its bank was told to be off: it is not given to hall A too."""
+    reading = off(HPC, power_w=1_400_000, on_for_ms=HOUR)
+    stays = job("stays", mw=1.0, value=1.0)
+    decision = run(site(A, HPC, readings=[reading], jobs=[stays], price=80.0, overrides=CAP))
+    assert targets(decision) == {"hall-a": 2.6, "hpc": 0.4}
+
+
 @pytest.mark.parametrize("shows_mw", [0.45, 0.95])
 def test_what_frozen_jobs_keep_is_made_room_for_at_once(shows_mw: float) -> None:
     """0.4 MW of idle nodes show 0.05 more, seconds after the freeze; and so they do beside a job that runs."""
