@@ -6,8 +6,9 @@ from collections.abc import Callable
 from random import Random
 from typing import TypeVar
 
-from contract.messages import BankReading, Nameplate, Report, Workload
+from contract.messages import BankReading, Report, Workload
 from contract.reasons import DecisionReason
+from contract.units import MS_PER_HOUR
 from controller.engine.model import (
     BankDecision,
     Decision,
@@ -158,7 +159,7 @@ class PlanReturnsToOracle(Checker):
 
     The oracle decides on a snapshot built from the truth. From `ticks_to_oracle` ticks after the last fault healed,
     each of its decisions is held against the newest one of the leading controller: every target equal to within one
-    device or two hundredths of the rating; or all of them together, where the site earns as much (ADR 6). What differs
+    device or two hundredths of the rating; or the decision worth as much over the horizon (ADR 6). What differs
     for less than a tick is seen by the next decision: a job that came or ended, or a dwell that ran out, between the
     agent's look and the oracle's. A controller that decides nothing for two ticks has no plan to compare.
     """
@@ -187,10 +188,10 @@ class PlanReturnsToOracle(Checker):
             for told in oracle.decision.sites:
                 truth = world.sites.get(told.site)
                 if truth is not None and oracle.at_ms >= from_ms:
-                    self._compare(oracle.at_ms, told, truth)
+                    self._compare(oracle, told, truth)
 
-    def _compare(self, at_ms: int, told: SiteDecision, truth: SiteTruth) -> None:
-        site = told.site
+    def _compare(self, oracle: OracleDecided, told: SiteDecision, truth: SiteTruth) -> None:
+        at_ms, site = oracle.at_ms, told.site
         newest = self._newest.get(site)
         silent = newest is None or at_ms - newest[0] > 2 * self.allow.tick_ms
         self.expect(
@@ -200,7 +201,7 @@ class PlanReturnsToOracle(Checker):
             return
         targets_w = {bank.bank: bank.target_w for bank in newest[1].banks}
         oracle_w = {bank.bank: bank.target_w for bank in told.banks}
-        as_good = self._as_good(newest[1], told, truth.plate)
+        as_good = self._as_good(oracle, told)
         for bank in truth.plate.banks:
             ours_w, theirs_w = targets_w.get(bank.id, 0), oracle_w.get(bank.id, 0)
             near = abs(ours_w - theirs_w) <= max(grain_w(bank), self.EQUAL_SHARE * bank.rated_w)
@@ -208,15 +209,12 @@ class PlanReturnsToOracle(Checker):
             detail = f"{bank.id} is planned at {ours_w} W, by the truth it ought to be {theirs_w} W"
             self.expect(off_ms < self.allow.tick_ms, ("plan", site, bank.id), at_ms, site, detail)
 
-    def _as_good(self, ours: SiteDecision, theirs: SiteDecision, plate: Nameplate) -> bool:
-        """Whether all banks together are planned at the same power, and the site earns no less per hour."""
-        if ours.margin_usd_per_h is None or theirs.margin_usd_per_h is None:
+    def _as_good(self, oracle: OracleDecided, told: SiteDecision) -> bool:
+        """Whether the decision loses less, by the truth and over the horizon, than a small share of a tick's margin."""
+        if oracle.ours_usd is None or oracle.theirs_usd is None or told.margin_usd_per_h is None:
             return False
-        ours_w, theirs_w = (sum(bank.target_w for bank in one.banks) for one in (ours, theirs))
-        grain = max(max(grain_w(bank), self.EQUAL_SHARE * bank.rated_w) for bank in plate.banks)
-        near = abs(ours_w - theirs_w) <= max(grain, self.EQUAL_SHARE * sum(bank.rated_w for bank in plate.banks))
-        less_usd = theirs.margin_usd_per_h - ours.margin_usd_per_h
-        return near and less_usd <= self.EQUAL_SHARE * abs(theirs.margin_usd_per_h)
+        tick_usd = abs(told.margin_usd_per_h) * self.allow.tick_ms / MS_PER_HOUR
+        return oracle.theirs_usd - oracle.ours_usd <= self.EQUAL_SHARE * tick_usd
 
 
 class JournalReplays(Checker):

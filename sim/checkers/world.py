@@ -274,6 +274,10 @@ class OracleDecided:
 
     at_ms: int
     decision: Decision
+    ours_usd: float | None = None
+    theirs_usd: float | None = None
+    """What the leading controller's newest decision and this one are worth over the plan's horizon, both by the truth;
+    None where they are the same, or where it is not known."""
 
 
 Event = (

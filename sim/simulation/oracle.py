@@ -1,11 +1,25 @@
-"""What would be decided by one who knew the truth: the snapshot for invariant 11."""
+"""What would be decided by one who knew the truth, and what a decision is worth by it: for invariant 11."""
 
 from __future__ import annotations
 
 from contract.messages import Nameplate, Report
-from controller.engine.decide import decide
-from controller.engine.model import Decision, EnergyPrice, HashPrice, Obligation, Override, SiteSnapshot, Snapshot
-from sim.checkers import DecisionMade
+from controller.engine.decide import decide, envelope_of
+from controller.engine.economics import Dispatch, Outcome
+from controller.engine.facts import digest
+from controller.engine.model import (
+    EnergyPrice,
+    HashPrice,
+    Obligation,
+    Override,
+    Params,
+    SiteDecision,
+    SiteSnapshot,
+    Snapshot,
+)
+from controller.engine.outlook import PricePaths
+from controller.engine.pose import GRID, pose
+from controller.engine.second import worth_of
+from sim.checkers import DecisionMade, OracleDecided
 from sim.plant import Plant, true_report
 
 
@@ -19,7 +33,7 @@ def oracle(
     hashprice: HashPrice,
     asked: tuple[tuple[Obligation, ...], tuple[Override, ...]],
     on_for_ms: dict[str, int],
-) -> Decision:
+) -> OracleDecided:
     """Decide on the truth, from the same setpoints, outlook and last plan as the decision that was made: what is to be
     expected of prices is no fact that one could know better."""
     before = made.frozen.sites[0]
@@ -38,7 +52,37 @@ def oracle(
         quota=before.quota,
         carry=before.carry,
     )
-    return decide(Snapshot(at_ms=now_ms, sites=(site,)), made.rules)
+    told = decide(Snapshot(at_ms=now_ms, sites=(site,)), made.rules)
+    ours, theirs = made.decided.sites[0], told.sites[0]
+    if _targets(ours) == _targets(theirs):
+        return OracleDecided(now_ms, told)
+    return OracleDecided(
+        now_ms, told, _worth_usd(ours, site, made.rules, now_ms), _worth_usd(theirs, site, made.rules, now_ms)
+    )
+
+
+def _targets(decided: SiteDecision) -> dict[str, int]:
+    return {bank.bank: bank.target_w for bank in decided.banks}
+
+
+def _worth_usd(decided: SiteDecision, truth: SiteSnapshot, rules: Params, now_ms: int) -> float | None:
+    """USD of the best plan found over the horizon that begins with a decision, by the truth; None where there is
+    nothing to plan with."""
+    site = digest(truth, rules, now_ms)
+    price = PricePaths(GRID).of(site)
+    if price is None or site.price is None or site.hashprice is None:
+        return None
+    posed = pose(site, envelope_of(site), price)
+    if not posed.units:
+        return None
+    targets = _targets(decided)
+    outcomes = []
+    for bank in site.banks:
+        jobs = bank.work.jobs if bank.work is not None else ()
+        runs = {step.job for step in decided.shed_ladder if step.bank == bank.id and step.frees_w > 0}
+        known = {job.id: job for job in jobs if job.id in runs}
+        outcomes.append(Outcome(target_w=targets.get(bank.id, 0), jobs=known))
+    return worth_of(posed, Dispatch(outcomes, [], []))
 
 
 def _metered(report: Report, plate: Nameplate, plant: Plant) -> Report:

@@ -310,7 +310,7 @@ class Simulation:
             on_for_ms=on_for_ms,
         )
         self.outcome.oracles += 1
-        return [OracleDecided(now_ms, told)]
+        return [told]
 
     def _ask(self) -> None:
         """Ask what is due, of a leader that is there and knows the time; else again at the next step."""
