@@ -17,7 +17,7 @@ ENDING_S = 10.0
 
 TINY: Mapping[str, Sequence[str]] = {
     "shed": ["--miners", "6", "--latency-ms", "5"],
-    "poll": ["--miners", "40", "--latency-ms", "5", "--ticks", "1"],
+    "poll": ["--miners", "40", "--latency-ms", "5", "--ticks", "2"],
     "latency": ["--samples", "3", "--sites", "10", "--banks", "2", "--rate", "20", "--latency-ms", "5"],
     "ingest": ["--sites", "10", "--banks", "2", "--rate", "20", "--window", "0.5", "--warm", "0", "--minutes", "0.01"],
     "kube": ["--jobs", "8", "--nodes", "2", "--hosts", "2"],
@@ -47,7 +47,7 @@ async def test_each_bench_ends_with_its_figures_and_leaves_no_process_behind() -
     assert 0.005 < shed["to_last_command_s"] <= shed["to_confirmed_s"] < 60  # a session's exchange comes first
     assert shed["to_last_command_s_min"] <= shed["to_last_command_s"] <= shed["to_last_command_s_max"]
     assert 20 < shed["rss_mb"] < 1_000
-    assert 3 < poll["cycle_s"] < 60
+    assert 3 < poll["cycle_s"] < 60  # two ticks: a window's edges may add or hide half of what falls within
     assert 0 < poll["core_fraction"] < 1
     for kind in ("", "loaded_"):
         assert 0 < latency[f"{kind}p50_ms"] <= latency[f"{kind}p99_ms"] < 5_000

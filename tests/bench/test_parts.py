@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import time
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ from agent.config_rules import rated_w
 from bench.figures import percentile, summary
 from bench.load import Load
 from bench.plant import split
-from bench.process import BenchError, child, until
+from bench.process import BenchError, child, cpu_clock_of, until
 from bench.site import Plant, SiteShape, agent_config
 from bench.synthetic import BANK_W, SyntheticSite
 from contract.bus import Inbound
@@ -49,6 +51,20 @@ def test_a_percentile_is_a_value_that_was_seen() -> None:
 
 def test_a_summary_has_the_spread_beside_each_median() -> None:
     assert summary([{"a_s": 3.0}, {"a_s": 1.0}, {"a_s": 1.23456}]) == {"a_s": 1.235, "a_s_min": 1, "a_s_max": 3}
+
+
+def test_a_process_clock_tells_less_than_a_hundredth_of_a_second() -> None:
+    before_s = time.process_time()
+    told_s = time.clock_gettime(cpu_clock_of(os.getpid()))
+    assert before_s < told_s < time.process_time()
+
+
+async def test_a_child_that_has_ended_has_no_processor_time(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(pytest.raises(BenchError, match="calendar has ended, its processor time"))
+        running = await stack.enter_async_context(child("calendar", tmp_path, "calendar"))
+        await running.stop()
+        running.cpu_s()
 
 
 def test_banks_share_all_miners_without_a_rest() -> None:
