@@ -21,10 +21,12 @@ from controller.feeds.hashprice import GivenHashPrice
 from controller.forecast.known import Series
 from controller.journal.base import Journal
 from controller.journal.memory import MemoryJournal
-from tests.controller.kit import StubBus, StubClock, make_controller, plate, report, stop
+from tests.controller.kit import BASE_W, RATED_W, StubBus, StubClock, make_controller, plate, report, stop
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 GOOD = {"Authorization": f"Bearer {TOKEN}"}
+SITE = {"site": "alpha"}
+CAP = {"target": SITE, "kind": "cap", "reason": "heat", "duration_s": 600, "value_w": BASE_W + RATED_W}
 
 
 class Stand:
@@ -115,3 +117,8 @@ async def standing(
     finally:
         await stop(task)
         await runner.cleanup()
+
+
+def targets(stand: Stand) -> list[int]:
+    """What the newest order on alpha asks of each bank, in watts."""
+    return [setpoint.target_w for setpoint in stand.bus.orders()[-1].setpoints]
